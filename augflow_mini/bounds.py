@@ -1,0 +1,124 @@
+"""What importance weights say about log p(x): bounds, effective sample size, sandwich.
+
+With log w_k = log p(x, e_k) - log q(e_k | x), e_k ~ q:
+
+    L_K = log (1/K) sum_k w_k  <=  log p(x)  in expectation, and L_1 <= L_2 <= ...
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImportanceBound:
+    """K importance samples for each of B examples, in nats.
+
+    Attributes:
+        value: L_K = log (1/K) sum w_k, (B,). A lower bound on log p(x) in expectation.
+        elbo: mean of log w_k over the same draws, (B,).
+        ess: effective sample size (sum w)^2 / sum w^2, (B,), between 1 and K.
+        var_log_weight: unbiased variance of log w_k, (B,); 0 for an exact flow, NaN for K = 1.
+        k: K.
+
+    Burda et al. 2016, IWAE, eq. 8; Huang et al. 2020 call it the K-sample estimator of AMLE.
+    """
+
+    value: Tensor
+    elbo: Tensor
+    ess: Tensor
+    var_log_weight: Tensor
+    k: int
+
+
+class LogWeights:
+    """Running sums over log-weights, so that K samples need the memory of one chunk.
+
+    `add` takes (k, B) log-weights; `bound` gives what all of them together say. Every sum is kept
+    relative to the running maximum (for w, w^2) or mean (for the variance), so nothing overflows.
+    """
+
+    def __init__(self) -> None:
+        self.k = 0
+
+    def add(self, log_w: Tensor) -> LogWeights:
+        """Take in log-weights of shape (k, B); returns itself."""
+        n, top = log_w.shape[0], log_w.max(0).values.detach()
+        mean = log_w.mean(0)
+        spread = ((log_w - mean) ** 2).sum(0)
+        if self.k == 0:
+            self.top, self.mean, self.spread = top, mean, spread
+            self.sum_w, self.sum_w2 = self._sums(log_w, top)
+        else:
+            new_top = torch.maximum(self.top, top)
+            shrink = torch.exp(self.top - new_top)
+            sum_w, sum_w2 = self._sums(log_w, new_top)
+            self.sum_w = self.sum_w * shrink + sum_w
+            self.sum_w2 = self.sum_w2 * shrink**2 + sum_w2
+            self.top = new_top
+            step = mean - self.mean  # Chan et al.: joining two means and sums of squares
+            self.spread = self.spread + spread + step**2 * (self.k * n / (self.k + n))
+            self.mean = self.mean + step * (n / (self.k + n))
+        self.k += n
+        return self
+
+    @staticmethod
+    def _sums(log_w: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+        w = torch.exp(log_w - torch.where(top.isfinite(), top, torch.zeros_like(top)))
+        return w.sum(0), (w * w).sum(0)
+
+    def bound(self) -> ImportanceBound:
+        """The `ImportanceBound` of everything added so far."""
+        if self.k == 0:
+            raise ValueError("LogWeights.bound: no log-weights were added")
+        variance = self.spread / (self.k - 1) if self.k > 1 else self.spread * math.nan
+        return ImportanceBound(
+            value=self.top + self.sum_w.log() - math.log(self.k),
+            elbo=self.mean,
+            ess=self.sum_w**2 / self.sum_w2,
+            var_log_weight=variance,
+            k=self.k,
+        )
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """Bounds from both sides on the mean log p(x) over the model's *own* samples, in nats.
+
+    A sample (x, e) of the model carries an exact posterior draw e ~ p(e | x), so on these x
+
+        mean ELBO  <=  mean log p(x)  <=  mean EUBO,   EUBO = E_{p(e|x)} log w = log p(x) + KL(p||q).
+
+    It says nothing about data: on data no exact posterior draw is at hand.
+
+    Attributes:
+        elbo, eubo: means over n samples; elbo_se, eubo_se: their standard errors; n.
+    """
+
+    elbo: float
+    elbo_se: float
+    eubo: float
+    eubo_se: float
+    n: int
+
+
+def bits_per_dim(log_prob: Tensor, x: Tensor) -> Tensor:
+    """-log p(x) / (D_X log 2): nats per example to bits per dimension.
+
+    Divides by the data's dimensions only, never the augmentation's. `log_prob` is that of the
+    integers (after `Carry`); for a density on pixels divided by 256 add 8 bits yourself.
+
+    Args:
+        log_prob: (B,), log p(x) or a bound on it, nats.
+        x: the data (B, ...), for D_X.
+    """
+    if log_prob.shape != x.shape[:1]:
+        raise ValueError(
+            f"bits_per_dim: log_prob has shape {tuple(log_prob.shape)}, x {tuple(x.shape)}; "
+            "expected one log-probability for each row of x"
+        )
+    return -log_prob / (x[0].numel() * math.log(2))

@@ -1,0 +1,152 @@
+"""Checks that readers run on their own layers and models. Each raises AssertionError when broken."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from .flow import Flow
+from .transform import Inverse, Transform
+
+
+def randomise(module: nn.Module, *, seed: int, scale: float = 0.5) -> nn.Module:
+    """Replace every parameter by noise, so that no check runs at the identity. Returns the module."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            p.copy_(scale * noise / max(1.0, p[0].numel() ** 0.5 if p.dim() > 1 else 1.0))
+    return module
+
+
+def check_transform(layer: Transform, x: Tensor, *, atol: float = 1e-8) -> None:
+    """Raise AssertionError unless `layer` keeps the promises of a `Transform` on the batch `x`.
+
+    Checked, in float64: input untouched; finite; dtype kept; one contribution for each row; round
+    trip both ways; the inverse contributes minus the forward contribution; the contribution is
+    log |det| of autograd's Jacobian; rows independent and B = 1 works; gradients reach every
+    parameter; `state_dict` carries everything; `repr` works; float32 stays float32.
+
+    A layer that draws noise is compared with its noise fixed (same seed); its Jacobian is not square
+    and is left to `check_normalised`.
+
+    Args:
+        layer: the layer, its parameters randomised (`randomise`), not at the identity.
+        x: (B, ...) with B >= 2, float64, in the layer's domain.
+        atol: absolute tolerance of the round trip and the Jacobian.
+    """
+    assert x.dtype == torch.float64 and x.shape[0] > 1, "check in float64, with a batch of at least 2"
+    if layer.stochastic_inverse and not layer.stochastic_forward:  # Slice: check its mirror image
+        layer, x = Inverse(layer), _seeded(layer, x)[0].detach()
+    before = x.clone()
+    z, contrib = _seeded(layer, x)
+    assert torch.equal(x, before), "forward changed its input"
+    assert contrib.shape == x.shape[:1], (
+        f"contribution has shape {tuple(contrib.shape)}, expected {tuple(x.shape[:1])}"
+    )
+    assert z.dtype == contrib.dtype == x.dtype, "dtype changed"
+    assert z.isfinite().all() and contrib.isfinite().all(), "non-finite output"
+
+    z_before = z.detach().clone()
+    x_back, contrib_back = layer.inverse(z)
+    assert torch.equal(z, z_before), "inverse changed its input"
+    assert x_back.dtype == contrib_back.dtype == x.dtype, "dtype changed in the inverse"
+    assert contrib_back.shape == x.shape[:1], "inverse contribution is not one for each row"
+    assert torch.allclose(x_back, x, rtol=0, atol=atol), "inverse(forward(x)) is not x"
+    assert torch.allclose(contrib_back, -contrib, rtol=0, atol=atol), (
+        "inverse does not contribute minus what forward does"
+    )
+    if not layer.stochastic_forward:
+        again = layer(x_back)[0]
+        assert torch.allclose(again, z, rtol=0, atol=atol), "forward(inverse(z)) is not z"
+        _check_jacobian(layer, x, z, contrib, atol)
+        _check_rows(layer, x, z, contrib, atol)
+    _check_gradients(layer, x)
+    _check_state(layer, x, z, contrib)
+    repr(layer)
+    single = copy.deepcopy(layer).float()
+    z32, c32 = _seeded(single, x.float())
+    x32, _ = single.inverse(z32)
+    assert z32.dtype == c32.dtype == x32.dtype == torch.float32, "float32 does not stay float32"
+
+
+def _seeded(layer: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return layer(x)
+
+
+def _check_jacobian(layer: Transform, x: Tensor, z: Tensor, contrib: Tensor, atol: float) -> None:
+    if z[0].numel() != x[0].numel():  # Carry takes in a discrete part: no square Jacobian
+        return
+    flat = lambda row: layer(row.unsqueeze(0))[0].reshape(-1)  # noqa: E731
+    jacobian = torch.stack(
+        [
+            torch.autograd.functional.jacobian(flat, row).reshape(z[0].numel(), x[0].numel())
+            for row in x
+        ]
+    )
+    log_det = torch.linalg.slogdet(jacobian).logabsdet
+    worst = (contrib - log_det).abs().max().item()
+    assert worst <= atol, f"contribution differs from autograd's log|det| by {worst:.3g}"
+
+
+def _check_rows(layer: Transform, x: Tensor, z: Tensor, contrib: Tensor, atol: float) -> None:
+    z_flip, c_flip = layer(x.flip(0))
+    assert torch.allclose(z_flip.flip(0), z, rtol=0, atol=atol), "rows of the batch are not independent"
+    assert torch.allclose(c_flip.flip(0), contrib, rtol=0, atol=atol), (
+        "contributions follow the position in the batch"
+    )
+    z_one, c_one = layer(x[:1])
+    assert torch.allclose(z_one, z[:1], rtol=0, atol=atol), "a batch of one gives another result"
+    assert torch.allclose(c_one, contrib[:1], rtol=0, atol=atol), "a batch of one contributes otherwise"
+
+
+def _check_gradients(layer: Transform, x: Tensor) -> None:
+    parameters = dict(layer.named_parameters())
+    if not parameters:
+        return
+    z, contrib = _seeded(layer, x)
+    weights = torch.linspace(0.5, 1.5, z.numel(), dtype=z.dtype).reshape(z.shape)
+    total = (z * z * weights).sum() + contrib.sum()  # uneven weights: no gradient cancels by symmetry
+    grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    for (name, p), g in zip(parameters.items(), grads, strict=True):
+        if p.requires_grad:
+            assert g is not None and g.isfinite().all() and g.abs().max() > 0, (
+                f"no gradient reaches {name}"
+            )
+
+
+def _check_state(layer: Transform, x: Tensor, z: Tensor, contrib: Tensor) -> None:
+    state = {k: v.clone() for k, v in layer.state_dict().items()}
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        for t in [*other.parameters(), *other.buffers()]:
+            t.zero_() if t.dtype != torch.bool else t.fill_(False)
+    other.load_state_dict(state)
+    z2, c2 = _seeded(other, x)
+    assert torch.equal(z2, z) and torch.equal(c2, contrib), "state_dict does not carry everything"
+
+
+def check_normalised(flow: Flow, grid: Tensor, volume: float, *, k: int = 1, atol: float = 1e-3) -> float:
+    """Raise AssertionError unless the density sums to one on a grid; returns the sum.
+
+    The test that sees a wrong sign in `Augment`, `Slice` or `Carry`.
+
+    Args:
+        flow: a model of (B, D) data.
+        grid: points (N, D) that cover the model's mass; for discrete data every value.
+        volume: of one grid cell; 1 for discrete data.
+        k: importance samples for each point, where the flow is not exact.
+        atol: how far from 1 the sum may be.
+    """
+    with torch.no_grad():
+        log_p = flow.log_prob(grid) if flow.exact else flow.iw_bound(grid, k).value
+    total = (log_p.exp().sum() * volume).item()
+    assert abs(total - 1) <= atol, f"the density sums to {total:.6g}, expected 1 within {atol:g}"
+    return total
+
+
+__all__ = ["check_normalised", "check_transform", "randomise"]

@@ -1,0 +1,157 @@
+"""Coupling layers: a block is moved by a network that sees only the other features.
+
+*Conditioning is reading*: what a coupling reads and no layer writes is a condition.
+So a conditional flow q(e | x) needs no class of its own; it is couplings that read x and write e.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .transform import Transform, check_width, checked_block, replace_block, sum_event
+
+Blocks = slice | Sequence[slice] | None
+
+
+class Coupling(Transform):
+    """What additive, affine and other couplings share: which features are read and written.
+
+    Args:
+        net: maps the read features (B, R, ...) to the parameters (B, P W, ...).
+        writes: slice of dimension 1, of width W, that is transformed.
+        reads: slice or several slices, of total width R, that the network sees; None means every
+            feature outside `writes`.
+
+    Raises:
+        ValueError: a block is malformed, `reads` overlaps `writes`, the input is too narrow, or the
+            network returned another width than P W.
+    """
+
+    per_feature: int  # P: parameters for each written feature
+
+    def __init__(self, net: nn.Module, *, writes: slice, reads: Blocks = None) -> None:
+        super().__init__()
+        self.net = net
+        self.writes = checked_block(writes, f"{type(self).__name__}: writes")
+        if reads is not None:
+            blocks = [reads] if isinstance(reads, slice) else list(reads)
+            reads = [checked_block(b, f"{type(self).__name__}: reads") for b in blocks]
+            for b in reads:
+                if b.start < self.writes.stop and self.writes.start < b.stop:
+                    raise ValueError(
+                        f"{type(self).__name__} reads {b.start}:{b.stop} and writes "
+                        f"{self.writes.start}:{self.writes.stop}; the blocks must not overlap, or "
+                        "the inverse could not know what the network saw"
+                    )
+        self.reads = reads
+
+    def params(self, x: Tensor) -> Tensor:
+        """The network's output for the read features of x: (B, P W, ...)."""
+        check_width(x, self.writes, self)
+        if self.reads is None:
+            seen = [x[:, : self.writes.start], x[:, self.writes.stop :]]
+            seen = [s for s in seen if s.shape[1]]
+        else:
+            for b in self.reads:
+                check_width(x, b, self)
+            seen = [x[:, b] for b in self.reads]
+        out = self.net(seen[0] if len(seen) == 1 else torch.cat(seen, dim=1))
+        width = self.per_feature * (self.writes.stop - self.writes.start)
+        if out.shape[1] != width:
+            raise ValueError(
+                f"{type(self).__name__}: the network returned {out.shape[1]} features, expected "
+                f"{width} = {self.per_feature} for each of the written features"
+            )
+        return out
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        part, contrib = self.move(x[:, self.writes], self.params(x))
+        return replace_block(x, self.writes, part), contrib
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        part, contrib = self.move_back(z[:, self.writes], self.params(z))
+        return replace_block(z, self.writes, part), contrib
+
+    @abstractmethod
+    def move(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """The written block moved by `params`, and its contribution (B,)."""
+
+    @abstractmethod
+    def move_back(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo `move`."""
+
+    def extra_repr(self) -> str:
+        show = lambda b: f"{b.start}:{b.stop}"  # noqa: E731
+        reads = "the rest" if self.reads is None else ", ".join(map(show, self.reads))
+        return f"reads {reads}; writes {show(self.writes)}"
+
+
+class AdditiveCoupling(Coupling):
+    """Additive coupling: the `writes` block is shifted by a network that sees only `reads`.
+
+    forward   z[writes] = x[writes] + m,   m = net(x[reads])
+    inverse   x[writes] = z[writes] - m
+    contrib   0: the Jacobian is triangular with ones on its diagonal
+
+    Args: as `Coupling`; net maps (B, R, ...) to m of shape (B, W, ...).
+
+    Dinh et al. 2015, NICE, section 3.2.
+    """
+
+    per_feature = 1
+
+    def move(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return x + params, x.new_zeros(x.shape[0])
+
+    def move_back(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return z - params, z.new_zeros(z.shape[0])
+
+
+class AffineCoupling(Coupling):
+    """Affine coupling: the `writes` block is scaled and shifted by a network that sees only `reads`.
+
+    forward   z[writes] = x[writes] * exp(log_s) + m,   (log_s, m) = net(x[reads])
+    inverse   x[writes] = (z[writes] - m) * exp(-log_s)
+    contrib   sum of log_s over the writes block
+
+    Args: as `Coupling`, and
+        net: maps (B, R, ...) to (B, 2 W, ...), log_s first.
+        clamp: None, or a bound: log_s becomes clamp * tanh(log_s / clamp), so that no scale leaves
+            exp(-clamp) .. exp(clamp).
+
+    Dinh et al. 2017, Real NVP, section 3.2; with x and e as blocks, the encoding and decoding
+    transformations of Huang et al. 2020, Augmented Normalizing Flows.
+    """
+
+    per_feature = 2
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        writes: slice,
+        reads: Blocks = None,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__(net, writes=writes, reads=reads)
+        if clamp is not None and not clamp > 0:
+            raise ValueError(f"AffineCoupling: clamp is {clamp}, expected a positive number or None")
+        self.clamp = clamp
+
+    def move(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        log_s, m = self._log_s_and_m(params)
+        return torch.addcmul(m, x, log_s.exp()), sum_event(log_s)
+
+    def move_back(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        log_s, m = self._log_s_and_m(params)
+        return (z - m) * torch.exp(-log_s), -sum_event(log_s)
+
+    def _log_s_and_m(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        log_s, m = params.chunk(2, dim=1)  # (B, W, ...) each
+        if self.clamp is not None:  # bounds the amplification: early training stays stable
+            log_s = self.clamp * torch.tanh(log_s / self.clamp)
+        return log_s, m

@@ -1,0 +1,101 @@
+"""Discrete data as augmentation: integers and noise in [0, 1) make a continuous number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .augment import Augment
+from .distributions import StandardNormal, StandardUniform
+from .pointwise import Sigmoid
+from .transform import On, Transform
+
+
+class Carry(Transform):
+    """Join integers and noise, as a digit and its decimals: one number for each pair.
+
+    forward   (x, u) -> (x + u) / levels,   x in 0 .. levels-1, u in [0, 1)
+    inverse   y -> (floor(levels y), levels y - floor(levels y))
+    contrib   -D log levels
+
+    The pair and the number determine each other, so nothing is lost: the probability of the integers
+    is the integral of the density over their bin.
+
+    Args:
+        levels: how many values an integer may take (256 for 8-bit images, 17 for the digits).
+
+    Raises:
+        ValueError: an odd number of features, an x that is no integer in range, a u outside [0, 1).
+
+    Theis et al. 2016, section 3.1; Ho et al. 2019, Flow++, section 3.1.
+    """
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        if int(levels) != levels or levels < 2:
+            raise ValueError(f"Carry: levels is {levels}, expected an integer of at least 2")
+        self.levels = int(levels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.dim() < 2 or x.shape[1] % 2:
+            raise ValueError(
+                f"Carry got an input of shape {tuple(x.shape)}, expected (B, 2 D, ...): the "
+                "integers, then as many noise features; put Augment before it"
+            )
+        whole, u = x.chunk(2, dim=1)
+        if not ((whole >= 0) & (whole < self.levels) & (whole == whole.floor())).all():
+            raise ValueError(
+                f"Carry({self.levels}) got data in [{whole.min():.6g}, {whole.max():.6g}], expected "
+                f"integers 0 .. {self.levels - 1}; give it the raw levels, not scaled to [0, 1]"
+            )
+        if not ((u >= 0) & (u < 1)).all():
+            raise ValueError(
+                f"Carry got noise in [{u.min():.6g}, {u.max():.6g}], expected [0, 1): it would "
+                "change the integer; draw it from StandardUniform or end its flow with Sigmoid"
+            )
+        # In float32 255 + 0.9999999 rounds to 256, the next integer: stay below it.
+        below = torch.nextafter(whole + 1, whole)
+        return torch.minimum(whole + u, below) / self.levels, self._contrib(whole)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = z * self.levels
+        whole = scaled.floor()
+        u = (scaled - whole).clamp(max=1 - torch.finfo(z.dtype).eps)
+        return torch.cat([whole.clamp(0, self.levels - 1), u], dim=1), -self._contrib(z)
+
+    def _contrib(self, x: Tensor) -> Tensor:
+        return x.new_full((x.shape[0],), -x[0].numel() * math.log(self.levels))
+
+    def extra_repr(self) -> str:
+        return str(self.levels)
+
+
+def uniform_dequantize(levels: int, *shape: int) -> list[Transform]:
+    """Layers that turn integers 0 .. levels-1 of event shape `shape` into numbers in [0, 1).
+
+    The noise is uniform (Uria et al. 2013; Theis et al. 2016). Gap: KL(U || p(u | x)).
+    """
+    return [Augment(StandardUniform(*shape), keep=shape[0]), Carry(levels)]
+
+
+def variational_dequantize(
+    levels: int, *shape: int, layers: Sequence[Transform]
+) -> list[Transform]:
+    """As `uniform_dequantize`, with noise u = sigmoid(flow(epsilon)), the flow learned.
+
+    Args:
+        layers: couplings that read the first `shape[0]` features (the integers) and write the noise
+            after them; they are r(u | x).
+
+    Ho et al. 2019, Flow++, section 3.1.
+    """
+    noise = slice(shape[0], 2 * shape[0])
+    return [
+        Augment(StandardNormal(*shape), keep=shape[0]),
+        *layers,
+        On(noise, Sigmoid()),
+        Carry(levels),
+    ]

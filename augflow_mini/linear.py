@@ -1,0 +1,166 @@
+"""Linear layers: per-feature normalisation and a full invertible matrix."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .transform import Transform
+
+
+def _places(x: Tensor) -> int:
+    """Positions that share one feature vector: 1 for (B, D), H W for (B, C, H, W)."""
+    return x[0, 0].numel()
+
+
+def _check_features(x: Tensor, features: int, layer: nn.Module) -> None:
+    if x.dim() < 2 or x.shape[1] != features:
+        raise ValueError(
+            f"{type(layer).__name__}({features}) got an input of shape {tuple(x.shape)}, expected "
+            f"{features} features in dimension 1"
+        )
+
+
+class ActNorm(Transform):
+    """Scale and shift each feature; the first training batch sets them to mean 0, deviation 1.
+
+    forward   z = (x + shift) * exp(log_s)
+    inverse   x = z * exp(-log_s) - shift
+    contrib   (positions) * sum of log_s
+
+    Args:
+        features: width of dimension 1.
+
+    Raises:
+        RuntimeError: used before any training batch has initialised it.
+        ValueError: wrong width.
+
+    Kingma & Dhariwal 2018, Glow, section 3.1.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+        self.log_s = nn.Parameter(torch.zeros(features))
+        self.shift = nn.Parameter(torch.zeros(features))
+        # A buffer, so that state_dict carries it; `_ready` only spares reading it at each call.
+        self.register_buffer("initialised", torch.tensor(False))
+        self._ready = False
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        _check_features(x, self.features, self)
+        if not self._is_ready():
+            if not self.training:
+                raise RuntimeError(self._not_ready("forward in eval mode"))
+            self._initialise(x)
+        log_s, shift = self._shaped(x)
+        return (x + shift) * log_s.exp(), self._contrib(x)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        _check_features(z, self.features, self)
+        if not self._is_ready():
+            raise RuntimeError(self._not_ready("inverse"))
+        log_s, shift = self._shaped(z)
+        return z * torch.exp(-log_s) - shift, -self._contrib(z)
+
+    def _contrib(self, x: Tensor) -> Tensor:
+        return (self.log_s.sum() * _places(x)).expand(x.shape[0])
+
+    def _shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        return self.log_s.view(shape), self.shift.view(shape)
+
+    def _is_ready(self) -> bool:
+        if not self._ready:
+            self._ready = bool(self.initialised)
+        return self._ready
+
+    def _not_ready(self, what: str) -> str:
+        return (
+            f"ActNorm({self.features}): {what} before initialisation; its scale and shift come from "
+            "the first batch: call the flow once on data in train() mode, or load a state_dict"
+        )
+
+    @torch.no_grad()
+    def _initialise(self, x: Tensor) -> None:
+        flat = x.transpose(0, 1).flatten(1)  # (features, B * positions)
+        if flat.shape[1] < 2:
+            raise ValueError(
+                f"ActNorm({self.features}): the first batch has shape {tuple(x.shape)}, which gives "
+                "one value for each feature; initialise it with at least 2 examples"
+            )
+        self.shift.copy_(-flat.mean(1))
+        self.log_s.copy_(-flat.std(1).clamp_min(1e-6).log())  # a constant feature keeps finite
+        self.initialised.fill_(True)
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._ready = False  # read the loaded flag again
+
+    def extra_repr(self) -> str:
+        return str(self.features)
+
+
+class InvertibleLinear(Transform):
+    """Multiply the features by a full matrix W = P L U; on images, a 1x1 convolution.
+
+    forward   z = W x at every position
+    inverse   x = W^{-1} z, by two triangular solves
+    contrib   (positions) * sum log |diag U|
+
+    Args:
+        features: width D of dimension 1; W starts as a random rotation.
+
+    Raises:
+        ValueError: wrong width.
+
+    Kingma & Dhariwal 2018, Glow, sections 3.2 and 3.3 (LU decomposition).
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+        rotation = torch.linalg.qr(torch.randn(features, features, dtype=torch.float64))[0]
+        p, lower, upper = torch.linalg.lu(rotation)
+        diag = upper.diagonal()
+        dtype = torch.get_default_dtype()
+        self.register_buffer("p", p.to(dtype))
+        self.register_buffer("sign", diag.sign().to(dtype))
+        self.lower = nn.Parameter(lower.tril(-1).to(dtype))
+        self.upper = nn.Parameter(upper.triu(1).to(dtype))
+        self.log_diag = nn.Parameter(diag.abs().log().to(dtype))
+
+    def weight(self) -> Tensor:
+        """W: (D, D)."""
+        lower, upper = self._triangles()
+        return self.p @ lower @ upper
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        _check_features(x, self.features, self)
+        return self._apply_matrix(self.weight(), x), self._contrib(x)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        _check_features(z, self.features, self)
+        lower, upper = self._triangles()
+        columns = z.transpose(0, 1).flatten(1)  # (D, B * positions)
+        half = torch.linalg.solve_triangular(
+            lower, self.p.T @ columns, upper=False, unitriangular=True
+        )
+        x = torch.linalg.solve_triangular(upper, half, upper=True)
+        return x.unflatten(1, (z.shape[0], *z.shape[2:])).transpose(0, 1), -self._contrib(z)
+
+    def _triangles(self) -> tuple[Tensor, Tensor]:
+        eye = torch.eye(self.features, dtype=self.lower.dtype, device=self.lower.device)
+        diag = torch.diag(self.sign * self.log_diag.exp())
+        return self.lower.tril(-1) + eye, self.upper.triu(1) + diag
+
+    @staticmethod
+    def _apply_matrix(w: Tensor, x: Tensor) -> Tensor:
+        return x @ w.T if x.dim() == 2 else F.conv2d(x, w[:, :, None, None])
+
+    def _contrib(self, x: Tensor) -> Tensor:
+        return (self.log_diag.sum() * _places(x)).expand(x.shape[0])
+
+    def extra_repr(self) -> str:
+        return str(self.features)

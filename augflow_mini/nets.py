@@ -1,0 +1,57 @@
+"""Conditioner networks: ordinary networks that live inside couplings, free to be of any width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Fully connected network (B, inputs) -> (B, outputs).
+
+    Args:
+        inputs, outputs: widths; inputs may be 0 (then the output is a learned constant).
+        hidden: widths of the hidden layers.
+        activation: makes one activation module.
+        last_gain: scale of the last layer's initial weights; 0 starts the coupling as the identity,
+            1 keeps torch's initialisation. A zero start can sit on a plateau and ignore e.
+
+    Raises:
+        ValueError: the input's width is not `inputs`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        hidden: Sequence[int] = (64, 64),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        last_gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.inputs = inputs
+        widths = [max(inputs, 1), *hidden]  # a constant 1 stands in for no inputs
+        body: list[nn.Module] = []
+        for a, b in zip(widths[:-1], widths[1:], strict=True):
+            body += [nn.Linear(a, b), activation()]
+        last = nn.Linear(widths[-1], outputs)
+        with torch.no_grad():
+            last.weight.mul_(last_gain)
+            last.bias.mul_(last_gain)
+        self.layers = nn.Sequential(*body, last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 2 or x.shape[1] != self.inputs:
+            raise ValueError(
+                f"MLP got an input of shape {tuple(x.shape)}, expected (B, {self.inputs}); check "
+                "the coupling's reads= or build the network with that many inputs"
+            )
+        return self.layers(x if self.inputs else x.new_ones(x.shape[0], 1))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many trainable numbers a module holds."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,102 @@
+"""Models as lists of layers. Print them, edit them, put them together; `Flow` takes any list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from .augment import Augment
+from .coupling import AffineCoupling
+from .distributions import StandardNormal
+from .linear import InvertibleLinear
+from .nets import MLP
+from .transform import Inverse, Transform
+
+
+def affine_mlp(
+    writes: slice,
+    reads: slice | Sequence[slice],
+    *,
+    hidden: Sequence[int] = (64, 64),
+    activation: type[nn.Module] = nn.ReLU,
+    last_gain: float = 1.0,
+    clamp: float | None = None,
+) -> AffineCoupling:
+    """An affine coupling with a multilayer perceptron that fits its blocks."""
+    blocks = [reads] if isinstance(reads, slice) else reads
+    seen = sum(b.stop - (b.start or 0) for b in blocks)
+    moved = writes.stop - (writes.start or 0)
+    net = MLP(seen, 2 * moved, hidden=hidden, activation=activation, last_gain=last_gain)
+    return AffineCoupling(net, writes=writes, reads=reads, clamp=clamp)
+
+
+def realnvp(features: int, *, couplings: int, linear: bool = False, **net: object) -> list[Transform]:
+    """Affine couplings that move the two halves of the features in turn.
+
+    Args:
+        features: D >= 2.
+        couplings: how many.
+        linear: put an `InvertibleLinear` before every second coupling, so that halves mix.
+        net: options of `affine_mlp`.
+
+    Base: `StandardNormal(features)`. Dinh et al. 2017, Real NVP.
+    """
+    if features < 2:
+        raise ValueError(
+            f"realnvp: {features} feature cannot be split into two blocks; a coupling flow needs at "
+            "least 2. Augment the data first (see anf) or use a 1-D flow"
+        )
+    a, b = slice(0, features // 2), slice(features // 2, features)
+    layers: list[Transform] = []
+    for i in range(couplings):
+        if linear and i % 2 == 0:
+            layers.append(InvertibleLinear(features))
+        writes, reads = (b, a) if i % 2 == 0 else (a, b)
+        layers.append(affine_mlp(writes, reads, **net))
+    return layers
+
+
+def anf(features: int, noise: int, *, steps: int, **net: object) -> list[Transform]:
+    """N-step augmented normalizing flow: augment, then encode and decode N times.
+
+        (x, e) -> (x, z = m_enc(x) + s_enc(x) e) -> (y = (x - m_dec(z)) / s_dec(z), z)
+
+    The decoder is an `Inverse`, so its network returns the mean and log-scale of x given z, as in any
+    VAE; with steps=1 the model *is* the Gaussian VAE.
+
+    Args:
+        features: D_X.  noise: D_E.  steps: N.
+        net: options of `affine_mlp`.
+
+    Base: `StandardNormal(features + noise)`. Huang et al. 2020, section 3.
+    """
+    x, e = slice(0, features), slice(features, features + noise)
+    layers: list[Transform] = [Augment(StandardNormal(noise), keep=features)]
+    for _ in range(steps):
+        layers += [affine_mlp(e, x, **net), Inverse(affine_mlp(x, e, **net))]
+    return layers
+
+
+def vae(features: int, latent: int, **net: object) -> list[Transform]:
+    """Gaussian variational autoencoder: one step of `anf`. Kingma & Welling 2014."""
+    return anf(features, latent, steps=1, **net)
+
+
+def vflow(
+    features: int,
+    noise: int,
+    *,
+    posterior: Sequence[Transform] = (),
+    joint: Sequence[Transform],
+) -> list[Transform]:
+    """VFlow: augment, turn the noise into z ~ q(z | x), then any flow on (x, z).
+
+    Args:
+        features: D_X.  noise: D_Z.
+        posterior: layers that read x and write z; none gives q(z | x) = N(0, I), which is ANF.
+        joint: a flow on the D_X + D_Z features, for example `realnvp(features + noise, ...)`.
+
+    Base: `StandardNormal(features + noise)`. Chen et al. 2020, section 3.
+    """
+    return [Augment(StandardNormal(noise), keep=features), *posterior, *joint]

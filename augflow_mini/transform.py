@@ -1,0 +1,218 @@
+"""The one idea of the library: a layer maps data towards noise and says what it contributes.
+
+`forward(x) -> (z, contrib)` and `inverse(z) -> (x, -contrib)`; `Inverse` turns a layer round,
+`Chain` runs several, `On` applies one to a block of the features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def sum_event(t: Tensor) -> Tensor:
+    """Sum over every dimension but the batch: (B, ...) -> (B,)."""
+    return t.flatten(1).sum(1) if t.dim() > 1 else t
+
+
+class Transform(nn.Module, ABC):
+    """A step of a flow. Data is (B, D) or (B, C, H, W); blocks lie along dimension 1.
+
+    forward   z, contrib = layer(x)
+    inverse   x, -contrib = layer.inverse(z)
+    contrib   (B,), nats: log |det dz/dx| for a bijection; see `Slice`, `Augment`, `Carry` for the rest
+
+    With all contributions of a chain, `log p(x) = log base(z) + sum of contrib` where no layer draws
+    noise on the way forward; otherwise `E[exp(log base(z) + sum of contrib)] = p(x)`.
+
+    The two flags say where noise is drawn. A layer that draws noise in `inverse` loses something in
+    `forward`; `record` returns that something too and `replay` puts it back.
+    """
+
+    stochastic_forward: bool = False
+    stochastic_inverse: bool = False
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Data towards noise: `(z, contrib)`."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise towards data: `(x, -contrib)` of the same pair."""
+
+    def record(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Forward without losing anything: `(z, what forward drops or None)`."""
+        return self(x)[0], None
+
+    def replay(self, z: Tensor, dropped: Tensor | None) -> Tensor:
+        """Undo `record` exactly."""
+        return self.inverse(z)[0]
+
+
+class Inverse(Transform):
+    """A layer read in the other direction.
+
+    forward   z, contrib = layer.inverse(x)
+    inverse   x, -contrib = layer(z)
+    contrib   minus that of `layer` on the same pair
+
+    Args:
+        layer: any `Transform`. `Inverse(Inverse(t))` computes what `t` computes.
+    """
+
+    def __init__(self, layer: Transform) -> None:
+        super().__init__()
+        self.layer = layer
+        self.stochastic_forward = layer.stochastic_inverse
+        self.stochastic_inverse = layer.stochastic_forward
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer.inverse(x)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(z)
+
+    def record(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self.layer, Inverse):  # Inverse(Augment) is the Slice that Augment turned round
+            return self.layer.layer.record(x)
+        return super().record(x)
+
+    def replay(self, z: Tensor, dropped: Tensor | None) -> Tensor:
+        if isinstance(self.layer, Inverse):
+            return self.layer.layer.replay(z, dropped)
+        return super().replay(z, dropped)
+
+
+class Chain(Transform):
+    """Layers in data -> noise order; the only place where contributions are added up.
+
+    forward   z = layer_N(... layer_1(x))
+    inverse   x = layer_1.inverse(... layer_N.inverse(z))
+    contrib   sum of the layers' contributions
+
+    Args:
+        layers: `Transform`s; a `Chain` among them is spliced in, so a chain is always flat.
+
+    Raises:
+        TypeError: an element is not a `Transform`.
+        ValueError: a layer returned a contribution of a shape other than (B,).
+    """
+
+    def __init__(self, layers: Sequence[Transform]) -> None:
+        super().__init__()
+        flat: list[Transform] = []
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Transform):
+                raise TypeError(
+                    f"Chain: element {i} is a {type(layer).__name__}, expected a Transform; "
+                    "put recipes' lists together with [*a, *b]"
+                )
+            flat.extend(layer.layers if isinstance(layer, Chain) else [layer])
+        self.layers = nn.ModuleList(flat)
+        self.stochastic_forward = any(layer.stochastic_forward for layer in flat)
+        self.stochastic_inverse = any(layer.stochastic_inverse for layer in flat)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run(x, [(layer, layer) for layer in self.layers])
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run(z, [(layer, layer.inverse) for layer in reversed(self.layers)])
+
+    @staticmethod
+    def _run(x: Tensor, steps: list) -> tuple[Tensor, Tensor]:
+        batch = x.shape[0]
+        total = 0.0  # a float takes dtype and device from the first contribution
+        for layer, step in steps:
+            x, contrib = step(x)
+            if contrib.shape != (batch,):
+                raise ValueError(
+                    f"{type(layer).__name__} returned a contribution of shape "
+                    f"{tuple(contrib.shape)}, expected ({batch},); sum it over every dimension "
+                    "but the batch (sum_event)"
+                )
+            total = total + contrib  # never +=: a contribution may be an expanded view
+        return x, total if steps else x.new_zeros(batch)
+
+    def record(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        dropped = []
+        for layer in self.layers:
+            x, lost = layer.record(x)
+            dropped.append(lost)
+        return x, dropped
+
+    def replay(self, z: Tensor, dropped: Sequence[Tensor | None]) -> Tensor:
+        for layer, lost in zip(reversed(self.layers), reversed(dropped), strict=True):
+            z = layer.replay(z, lost)
+        return z
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Transform]:
+        return iter(self.layers)
+
+    def __getitem__(self, i: int | slice) -> Transform | Chain:
+        return Chain(list(self.layers[i])) if isinstance(i, slice) else self.layers[i]
+
+
+class On(Transform):
+    """Apply a layer to one block of the features and pass the rest on.
+
+    forward   z[block] = layer(x[block]), the rest is copied
+    inverse   x[block] = layer.inverse(z[block])
+    contrib   that of `layer`
+
+    Args:
+        block: slice of dimension 1 with both ends given.
+        layer: a layer that keeps the block's width.
+
+    Raises:
+        ValueError: the input is narrower than the block.
+    """
+
+    def __init__(self, block: slice, layer: Transform) -> None:
+        super().__init__()
+        self.block, self.layer = checked_block(block, "On: block"), layer
+        self.stochastic_forward = layer.stochastic_forward
+        self.stochastic_inverse = layer.stochastic_inverse
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_width(x, self.block, self)
+        part, contrib = self.layer(x[:, self.block])
+        return replace_block(x, self.block, part), contrib
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        check_width(z, self.block, self)
+        part, contrib = self.layer.inverse(z[:, self.block])
+        return replace_block(z, self.block, part), contrib
+
+    def extra_repr(self) -> str:
+        return f"block={self.block.start}:{self.block.stop}"
+
+
+def checked_block(block: slice, what: str) -> slice:
+    """A slice with 0 <= start < stop and step 1, or ValueError."""
+    if not isinstance(block, slice) or block.stop is None or block.step not in (None, 1):
+        raise ValueError(f"{what} is {block!r}, expected slice(start, stop) with step 1")
+    start = block.start or 0
+    if not 0 <= start < block.stop:
+        raise ValueError(f"{what} is {block!r}, expected 0 <= start < stop")
+    return slice(start, block.stop)
+
+
+def check_width(x: Tensor, block: slice, layer: nn.Module) -> None:
+    """Raise ValueError when dimension 1 of x ends before the block does."""
+    if x.dim() < 2 or x.shape[1] < block.stop:
+        raise ValueError(
+            f"{type(layer).__name__} works on features {block.start}:{block.stop} of dimension 1, "
+            f"got an input of shape {tuple(x.shape)}; check the layer's blocks or the input's width"
+        )
+
+
+def replace_block(x: Tensor, block: slice, part: Tensor) -> Tensor:
+    """A copy of x whose `block` of dimension 1 is `part`."""
+    pieces = [x[:, : block.start], part, x[:, block.stop :]]
+    return torch.cat([p for p in pieces if p.shape[1]], dim=1)
