@@ -87,9 +87,7 @@ class Trainer:
         self.dtype = next(iter(self.parameters.values())).dtype
         self.order = Order(len(train), options["batch"], options["seed"])
         fused = device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.Adam(
-            self.parameters.values(), lr=options["lr"], fused=fused
-        )
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=options["lr"], fused=fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=options["amp"] == "fp16")
         self.fit = Fit(device=device_name(device))
         self.skips_in_a_row = 0
