@@ -37,7 +37,7 @@ def equal(id: str, text: str, sides: Sides, *, atol: float, digits: int | None =
         text: the sentence, in plain words and without mathematics markup.
         sides: what each side is -> its value, a number or a tensor. Different code computes each.
         atol: largest absolute difference.
-        digits: decimals shown. None shows the tolerance only: for what was trained in the notebook.
+        digits: decimals shown. None shows the tolerance only, for what the notebook trained.
 
     Raises:
         AssertionError: the claim does not hold, or a value is not finite.
@@ -90,15 +90,15 @@ def _values(id: str, sides: Sides) -> tuple[list[str], list[Tensor]]:
         for other in originals[:i]:
             if _same(one, other):
                 raise ValueError(
-                    f"claim {id} compares an object with itself and cannot fail; compute each side "
-                    "by code of its own"
+                    f"claim {id} compares an object with itself and cannot fail; "
+                    "compute each side by code of its own"
                 )
     values = [torch.as_tensor(v).detach().to("cpu", torch.float64) for v in originals]
     shapes = {v.shape for v in values if v.numel() != 1}
     if len(shapes) > 1 or any(v.numel() == 0 for v in values):
         raise ValueError(
-            f"claim {id}: sides have shapes {[tuple(v.shape) for v in values]}, expected one shape "
-            "with at least one element, or single numbers"
+            f"claim {id}: sides have shapes {[tuple(v.shape) for v in values]}, expected one "
+            "shape with at least one element, or single numbers"
         )
     shape = shapes.pop() if shapes else torch.Size([])
     values = [v.reshape(()).expand(shape) if v.numel() == 1 else v for v in values]
@@ -128,7 +128,12 @@ def _cells(value: Tensor, digits: int) -> list[str]:
 
 
 def _show(
-    id: str, text: str, names: Sequence[str], values: Sequence[Tensor], verdict: str, digits: int | None
+    id: str,
+    text: str,
+    names: Sequence[str],
+    values: Sequence[Tensor],
+    verdict: str,
+    digits: int | None,
 ) -> None:
     rows = [] if digits is None else [
         [name, *_cells(v, digits)] for name, v in zip(names, values, strict=True)
@@ -153,7 +158,7 @@ def _show(
 
 
 def gather(notebooks: Iterable[str | Path]) -> list[dict[str, Any]]:
-    """Every claim in the outputs of executed notebooks, in order: id, text, measured, notebook, cell.
+    """Every claim in the outputs of executed notebooks: id, text, measured, notebook, cell.
 
     Raises:
         ValueError: two claims share an id.
@@ -183,8 +188,8 @@ def page(notebooks: Iterable[str | Path]) -> str:
     return "\n".join([
         "# Claims ledger",
         "",
-        f"The {len(claims)} executed claims of the book. Each was measured when its chapter ran, and",
-        "the build stops where one does not hold. Numbers are in nats unless a unit is named.",
+        f"The {len(claims)} executed claims of the book. Each was measured when its chapter ran,",
+        "and the build stops where one does not hold. Numbers are in nats unless a unit is named.",
         "",
         "| Claim | Sentence | Measured |",
         "|---|---|---|",

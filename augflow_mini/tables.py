@@ -1,4 +1,4 @@
-"""Tables of numbers for notebooks: the same figures as text (compared by the tests) and as HTML."""
+"""Tables of numbers for notebooks: the same figures as text, which tests compare, and as HTML."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: s
             + "".join(f'<th scope="col" {td}>{html.escape(name)}</th>' for name in names)
             + "</tr></thead>"
         )
-    title = f'<caption style="text-align: left">{html.escape(caption)}</caption>' if caption else ""
+    title = ""
+    if caption:
+        title = f'<caption style="text-align: left">{html.escape(caption)}</caption>'
     return (
         '<div class="numbers" style="overflow-x: auto">'
         f"<table>{title}{top}<tbody>{body}</tbody></table></div>"
@@ -77,7 +79,7 @@ def show(
     """Show a table below the cell.
 
     Args:
-        rows: row name -> its cells, as {column name: number} or as a list in the order of `columns`.
+        rows: row name -> cells, as {column name: number} or a list in the order of `columns`.
         caption: one sentence: what the table says, with units.
         columns: column names; the keys of the first row if left out.
         corner: what the row names are.
@@ -98,7 +100,8 @@ def show(
         if isinstance(cells, Mapping):
             if list(cells) != list(columns):
                 raise ValueError(
-                    f"tables.show: row {name!r} has columns {list(cells)}, expected {list(columns)}"
+                    f"tables.show: row {name!r} has columns {list(cells)}, "
+                    f"expected {list(columns)}"
                 )
             cells = list(cells.values())
         if len(cells) != len(columns):
@@ -107,9 +110,7 @@ def show(
             )
         lines.append([name, *(number(c, digits) for c in cells)])
     head = [corner, *columns]
-    display(
-        f"{caption}\n\n{text_table(head, lines)}", html_table(head, lines, caption=caption)
-    )
+    display(f"{caption}\n\n{text_table(head, lines)}", html_table(head, lines, caption=caption))
 
 
 def display(plain: str, rich: str, **more: object) -> None:
@@ -127,7 +128,9 @@ def display(plain: str, rich: str, **more: object) -> None:
 # ---- the running example's ledger -----------------------------------------------------------
 
 
-def ledger(flow: Flow, x: torch.Tensor, e: torch.Tensor, *, posterior: int = 0) -> dict[str, float]:
+def ledger(
+    flow: Flow, x: torch.Tensor, e: torch.Tensor, *, posterior: int = 0
+) -> dict[str, float]:
     """One draw of the log-weight, split up as the book's ledger does: base, contributions, log q.
 
         log w = log base(z) + sum of contributions - log q,   z the innermost latent
@@ -159,7 +162,7 @@ def ledger(flow: Flow, x: torch.Tensor, e: torch.Tensor, *, posterior: int = 0) 
         for i, layer in enumerate(rest):
             v, contrib = layer(v)
             if i < posterior:
-                log_q = log_q - contrib  # change of variables: log q(z | x) = log q(e) - log|dz/de|
+                log_q = log_q - contrib  # log q(z | x) = log q(e) - log|dz/de|
             else:
                 contributions = contributions + contrib
         base = flow.base.log_prob(v)

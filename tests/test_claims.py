@@ -1,4 +1,4 @@
-"""A claim shows what it measured, fails with both values, and is refused where it could not fail."""
+"""A claim shows what it measured, fails with both values, is refused where it cannot fail."""
 
 import json
 
@@ -15,7 +15,8 @@ def test_a_claim_that_holds_shows_text_and_both_sides(capsys):
     claims.equal("t-1", "Twice one is two.", {"by hand": ONE * 2, "by sum": ONE + ONE}, atol=1e-12)
     out = capsys.readouterr().out
     assert "Claim t-1 holds: Twice one is two." in out
-    assert "by hand   2.0000   4.0000" in out and "by sum    2.0000   4.0000" in out
+    assert "by hand   2.0000   4.0000" in out
+    assert "by sum    2.0000   4.0000" in out
     assert "equal within 1e-12" in out
 
 
@@ -23,13 +24,17 @@ def test_no_residual_digits_are_shown(capsys):
     claims.equal("t-1", "Zero.", {"sum": 0.1 + 0.2 - 0.3, "nothing": 0.0}, atol=1e-12)
     claims.equal("t-1", "Zero.", {"sum": -1e-17, "nothing": 0.0}, atol=1e-12)
     out = capsys.readouterr().out
-    assert "e-17" not in out and "-0.0" not in out and "0.0000" in out
+    assert "e-17" not in out
+    assert "-0.0" not in out
+    assert "0.0000" in out
 
 
 def test_digits_none_prints_no_measured_number(capsys):
     claims.less("t-1", "Falls.", {"after": 0.1234, "before": 0.5678}, by=0.3, digits=None)
     out = capsys.readouterr().out
-    assert "1234" not in out and "5678" not in out and "each by more than 0.3" in out
+    assert "1234" not in out
+    assert "5678" not in out
+    assert "each by more than 0.3" in out
 
 
 @pytest.mark.parametrize(
@@ -41,7 +46,9 @@ def test_digits_none_prints_no_measured_number(capsys):
     ],
 )
 def test_equal_fails_and_names_both_values(sides, atol):
-    with pytest.raises(AssertionError, match=r"claim t-1 does not hold: No\.\n  a: 1.*\n  [bc]: 1"):
+    with pytest.raises(
+        AssertionError, match=r"claim t-1 does not hold: No\.\n  a: 1.*\n  [bc]: 1"
+    ):
         claims.equal("t-1", "No.", sides, atol=atol)
 
 
@@ -105,23 +112,38 @@ def _notebook(path, *ids):
         {
             "output_type": "display_data",
             "metadata": {},
-            "data": {claims.MIME: {"id": i, "text": f"{i} | is so.", "measured": "a: 1.0000; equal"}},
+            "data": {
+                claims.MIME: {"id": i, "text": f"{i} | is so.", "measured": "a: 1.0000; equal"}
+            },
         }
         for i in ids
     ]
-    cell = {"cell_type": "code", "id": "c1", "source": "", "outputs": outputs, "execution_count": 1}
+    cell = {
+        "cell_type": "code",
+        "id": "c1",
+        "source": "",
+        "outputs": outputs,
+        "execution_count": 1,
+    }
     path.write_text(json.dumps({"cells": [{"cell_type": "markdown", "source": ""}, cell]}))
     return path
 
 
 def test_gather_reads_committed_outputs_and_page_lists_them(tmp_path):
-    books = [_notebook(tmp_path / "04_gap.ipynb", "gap-1", "gap-2"), _notebook(tmp_path / "05_v.ipynb", "v-1")]
+    books = [
+        _notebook(tmp_path / "04_gap.ipynb", "gap-1", "gap-2"),
+        _notebook(tmp_path / "05_v.ipynb", "v-1"),
+    ]
     found = claims.gather(books)
     assert [c["id"] for c in found] == ["gap-1", "gap-2", "v-1"]
-    assert found[2]["notebook"] == "05_v.ipynb" and found[0]["cell"] == "c1"
+    assert found[2]["notebook"] == "05_v.ipynb"
+    assert found[0]["cell"] == "c1"
     page = claims.page(books)
     assert "The 3 executed claims" in page
-    assert '<a href="04_gap.html#claim-gap-2">gap-2</a> | gap-2 \\| is so. | a: 1.0000; equal |' in page
+    assert (
+        '<a href="04_gap.html#claim-gap-2">gap-2</a> | gap-2 \\| is so. | a: 1.0000; equal |'
+        in page
+    )
 
 
 def test_an_id_may_stand_once(tmp_path):
@@ -134,9 +156,12 @@ def test_an_id_may_stand_once(tmp_path):
 
 
 def test_tables_align_and_refuse_ragged_rows(capsys):
-    tables.show({"flow": {"NLL": 1.5, "gap": None}, "anf": {"NLL": -0.00001, "gap": 2.0}}, caption="T.")
+    tables.show(
+        {"flow": {"NLL": 1.5, "gap": None}, "anf": {"NLL": -0.00001, "gap": 2.0}}, caption="T."
+    )
     out = capsys.readouterr().out
-    assert "flow   1.5000        -" in out and "anf    0.0000   2.0000" in out
+    assert "flow   1.5000        -" in out
+    assert "anf    0.0000   2.0000" in out
     with pytest.raises(ValueError, match="columns"):
         tables.show({"a": {"NLL": 1.0}, "b": {"gap": 1.0}}, caption="T.")
     with pytest.raises(ValueError, match="1 cells, expected 2"):
@@ -145,8 +170,11 @@ def test_tables_align_and_refuse_ragged_rows(capsys):
 
 def test_html_tables_escape_and_mark_headers():
     text = tables.html_table(["", "a<b"], [["row & co", "1"]], caption="p < q")
-    assert "a&lt;b" in text and "row &amp; co" in text and "p &lt; q" in text
-    assert text.count('scope="row"') == 1 and text.count('scope="col"') == 1
+    assert "a&lt;b" in text
+    assert "row &amp; co" in text
+    assert "p &lt; q" in text
+    assert text.count('scope="row"') == 1
+    assert text.count('scope="col"') == 1
 
 
 def test_ledger_moves_log_a_between_its_rows_and_keeps_the_total():

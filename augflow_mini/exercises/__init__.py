@@ -1,8 +1,8 @@
 """Exercises that check themselves: `check("gap/best-encoder", answer)`.
 
-An exercise knows how to compute its answer and which answers typical mistakes give, so that a wrong
-answer is met with the reason. The text, hint and solution stand in the chapter; here is one module
-for each chapter, loaded when first asked for.
+An exercise knows how to compute its answer and which answers typical mistakes give, so that a
+wrong answer is met with the reason. The text, hint and solution stand in the chapter; here is one
+module for each chapter, loaded when first asked for.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def _iw_bound(log_w: Tensor) -> Tensor:
 
 LOG_W = (
     torch.tensor([[-1.0, 0.5], [-2.0, 0.25], [-0.5, -3.0]], dtype=torch.float64),
-    torch.tensor([[-2000.0], [-2001.0]], dtype=torch.float64),  # exp of these is 0 in floating point
+    torch.tensor([[-2000.0], [-2001.0]], dtype=torch.float64),  # exp gives 0
 )
 
 
@@ -40,7 +40,7 @@ def _bound_optimal_variance() -> float:
     """Variance of p(x) for the decoder that maximises the mean bound, found numerically."""
     s = torch.tensor([[4.0]], dtype=torch.float64)
     cd = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)  # c, log d
-    optimiser = torch.optim.LBFGS([cd], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS([cd], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
@@ -72,7 +72,7 @@ EXERCISES = {
     "at-two": Exercise(
         expected=lambda: MODEL.gap(TWO),
         mistakes={
-            "this is KL(p || q). The gap is KL(q || p): noise first, posterior second.": _reverse_kl,
+            "this is KL(p || q). The gap is KL(q || p): noise, then posterior.": _reverse_kl,
             "twice too large: every term carries a factor one half.": lambda: 2 * MODEL.gap(TWO),
             "a gap is never negative: it is log p(x) minus the bound.": lambda: -MODEL.gap(TWO),
         },
@@ -86,7 +86,7 @@ EXERCISES = {
             "the sum is not divided by K, so the bound is too large by log K.": (
                 lambda log_w: torch.logsumexp(log_w, dim=0)
             ),
-            "right for moderate weights, but exp(-2000) is 0 in floating point: use torch.logsumexp.": (
+            "right for moderate weights, but exp(-2000) is 0 in a computer: use torch.logsumexp.": (
                 lambda log_w: log_w.exp().mean(0).log()
             ),
         },
@@ -96,13 +96,13 @@ EXERCISES = {
     "bars": Exercise(
         expected=lambda entropy, nll, elbo: (nll - entropy, -nll - elbo),
         mistakes={
-            "the gap has the wrong sign: it is log p minus the bound, and the NLL is minus log p.": (
+            "the gap has the wrong sign: it is log p minus the bound; the NLL is minus log p.": (
                 lambda entropy, nll, elbo: (nll - entropy, nll + elbo)
             ),
             "the first bar has the wrong sign: the NLL is never below the entropy.": (
                 lambda entropy, nll, elbo: (entropy - nll, -nll - elbo)
             ),
-            "this puts the gap into the first bar too; the model error comes from the NLL alone.": (
+            "this puts the gap into the first bar too; the model error needs the NLL alone.": (
                 lambda entropy, nll, elbo: (-elbo - entropy, -nll - elbo)
             ),
         },
@@ -136,9 +136,9 @@ EXERCISES = {
     "frozen-encoder": Exercise(
         expected=_bound_optimal_variance,
         mistakes={
-            "4 is the maximum-likelihood answer. The bound also pays for the gap, so its best decoder "
-            "is another one.": lambda: 4.0,
-            "this is the variance of the noise, d squared; p(x) has variance c squared + d squared.": (
+            "4 is the maximum-likelihood answer. The bound also pays for the gap, so its best "
+            "decoder is another one.": lambda: 4.0,
+            "this is d squared, the noise alone; p(x) has variance c squared + d squared.": (
                 lambda: 4 - (0.3 * 4) ** 2 / (0.49 + 0.09 * 4)
             ),
         },
