@@ -271,7 +271,7 @@ def digits() -> Dataset:
     if found != DIGITS_SHA256:
         raise ValueError(
             f"digits: the array has sha256 {found[:16]}..., expected {DIGITS_SHA256[:16]}...; "
-            "this scikit-learn carries other data and results would not compare; install 1.3 or later"
+            "this scikit-learn carries other data, results would not compare; install 1.3 or later"
         )
     order = np.random.RandomState(0).permutation(len(pixels))  # a stream numpy keeps unchanged
     parts = dict(zip(("train", "valid", "test"), np.split(order, np.cumsum(DIGITS_SPLIT)[:-1])))
