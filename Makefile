@@ -1,0 +1,102 @@
+# Two commands: `make book` builds the book, `make test` runs every check. Each sets up what it needs.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help book serve test notebooks clean html set-up browser
+
+# Python 3.11 or newer to make the virtual environment with; `make PYTHON=... book` chooses another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && command -v $$p && break; done)
+# Where torch comes from. The CPU build spares readers without an NVIDIA card gigabytes of CUDA.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PORT ?= 8000
+
+VENV := .venv
+BIN := $(VENV)/bin
+HTML := _build/html
+TIMES := _build/times.tsv
+NOTEBOOKS = $(wildcard book/*.ipynb)
+
+# Stamps are named after what they depend on: another content, another stamp, and the step runs again.
+hash = $(shell cat $(1) 2>/dev/null | sha256sum | cut -c1-12)
+INSTALLED := $(VENV)/.installed-$(call hash,requirements.txt pyproject.toml)
+PACKAGE := $(shell find augflow_mini -type f -not -name '*.pyc' 2>/dev/null | LC_ALL=C sort | tr '\n' ' ')
+EXECUTED := _build/.executed-with-$(call hash,$(PACKAGE) requirements.txt)
+
+# $(call timed,STAGE): the recipe's clock; the table is printed at the end of `make test`.
+timed = mkdir -p _build; from=$$SECONDS; \
+	trap 'printf "%s\t%s\n" $(1) $$((SECONDS - from)) >> $(TIMES)' EXIT
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+book: html ## set up, run the notebooks that changed and build the book
+	@echo
+	@echo "The book:  $(CURDIR)/$(HTML)/index.html   (open this file in a browser)"
+	@echo "or run     make serve                     and open http://localhost:$(PORT)"
+
+serve: ## serve the built book on http://localhost:8000 (PORT=... for another)
+	@test -f $(HTML)/index.html || $(MAKE) book
+	@echo "http://localhost:$(PORT)   (Ctrl-C stops)"
+	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory $(HTML) $(PORT)
+
+test: ## set up and run every check: style, library, notebooks, build, browser
+	@mkdir -p _build && rm -f $(TIMES)
+	@$(MAKE) set-up browser
+	@failed=0; \
+	$(BIN)/ruff check . || failed=1; \
+	$(MAKE) html || { failed=1; echo "make test: THE BUILD FAILED (see above); the other checks still run"; }; \
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests book || failed=1; \
+	exit $$failed
+
+notebooks: $(INSTALLED) ## run all notebooks in place and keep their outputs (without widget state)
+	@$(BIN)/python book/execute.py $(NOTEBOOKS)
+
+clean: ## remove what was built (the virtual environment stays)
+	@rm -rf _build .pytest_cache .ruff_cache
+
+set-up: $(INSTALLED)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(call timed,install); \
+	test -n "$(PYTHON)" || { echo "Python 3.11 or newer was not found: install it, or make PYTHON=... book"; exit 1; }; \
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV); \
+	torch=$$(grep -o '^torch==[^ ]*' requirements.txt); \
+	if $(BIN)/python -c 'import sys, importlib.metadata as m; sys.exit(m.version("torch").split("+")[0] != sys.argv[1])' \
+			"$${torch#torch==}" 2>/dev/null; then \
+		echo "$$torch is here already"; \
+	elif $(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=5)' \
+			$(TORCH_INDEX) 2>/dev/null; then \
+		$(BIN)/pip install --no-deps --index-url $(TORCH_INDEX) "$$torch"; \
+	else \
+		echo "NOTE: $(TORCH_INDEX) does not answer within 5 s. torch now comes from pip's default index, whose"; \
+		echo "      Linux build may bring gigabytes of CUDA libraries. Another source: make TORCH_INDEX=... book"; \
+		$(BIN)/pip install -c requirements.txt "$$torch"; \
+	fi; \
+	$(BIN)/pip install --disable-pip-version-check -q -r requirements.txt; \
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation --editable .; \
+	$(BIN)/pip check; \
+	rm -f $(VENV)/.installed-*; touch $@
+
+# Results of notebooks are kept in _build/.jupyter_cache, keyed on the notebooks' code alone: a change
+# of the library must drop them. The pages are always written anew (seconds): Sphinx would not notice
+# an edit in book/_assets.
+html: $(INSTALLED)
+	@$(call timed,build); \
+	test -f $(EXECUTED) || rm -rf _build/.jupyter_cache _build/.doctrees _build/.executed-with-*; \
+	rm -rf $(HTML); touch $(EXECUTED); \
+	$(BIN)/jupyter-book build -W -n --keep-going . || { rm -rf _build/.doctrees; exit 1; } # else the next build is silent
+
+# Chromium for the browser tests: CHROMIUM=/path, or one of the usual names on the PATH.
+browser:
+	@if test -z "$${CHROMIUM:-}" && ! command -v chromium chromium-browser google-chrome > /dev/null; then \
+		if test "$$(id -u)" = 0 && command -v apt-get > /dev/null; then \
+			$(call timed,chromium); apt-get update -qq; \
+			apt-get install -y -qq --no-install-recommends chromium > /dev/null; \
+		else \
+			echo "The browser tests need Chromium: install it (Debian, Ubuntu: sudo apt install chromium)"; \
+			echo "or say where it is: make CHROMIUM=/path/to/chrome test"; exit 1; \
+		fi; \
+	fi

@@ -1,0 +1,29 @@
+/* Repairs of what the theme and docutils leave out; axe-core checks the result on every page. */
+(function () {
+  "use strict";
+
+  function repair() {
+    // A name that differs from the visible text confuses voice control: let the text be the name.
+    for (const e of document.querySelectorAll(".search-button-field, .nav-link, summary")) {
+      if (e.textContent.trim()) e.removeAttribute("aria-label");
+    }
+    // The book's title stands outside every landmark.
+    const title = document.querySelector(".sidebar-primary-items__start > .sidebar-primary-item");
+    if (title) { title.setAttribute("role", "region"); title.setAttribute("aria-label", "Book title"); }
+    // docutils puts entries of role doc-biblioentry (deprecated) into a list: they are its items.
+    for (const e of document.querySelectorAll(".citation-list > .citation")) e.setAttribute("role", "listitem");
+    // What scrolls sideways must be reachable by keyboard.
+    for (const e of document.querySelectorAll("div.math, .bd-article table, .cell_output pre, .highlight pre")) {
+      if (e.scrollWidth > e.clientWidth) e.tabIndex = 0;
+      else e.removeAttribute("tabindex");
+    }
+  }
+
+  document.addEventListener("DOMContentLoaded", repair);
+  window.addEventListener("load", () => {
+    repair(); // the theme builds part of the page late
+    const typeset = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
+    if (typeset) typeset.then(repair);
+  });
+  window.addEventListener("resize", repair);
+})();

@@ -1,0 +1,236 @@
+"""The built book in a headless Chromium: every page, every explorer, and proof that each check fails.
+
+Reads `_build/html`; `make test` builds it first.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import site_checks as check
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "_build" / "html"
+PAGES = [
+    str(p.relative_to(SITE.resolve())) for p in check.pages(SITE) if not check.redirects(p)
+] or ["index.html"]
+HOST = (ROOT / "book" / "_assets" / "widget-host.js").read_text(encoding="utf-8")
+WEIGHT = 1_000_000  # bytes of a page with all it loads, compressed
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _serve(folder: Path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture(scope="module")
+def address():
+    assert (SITE / "index.html").exists(), "the book is not built: run `make html` first"
+    server = _serve(SITE)
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+# ---------------------------------------------------------------- the book
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page, chromium, address):
+    """Served: no other host, no error, light, accessible in both themes, fits a phone."""
+    with check.Visit(chromium, address + page) as visit:
+        faults = visit.faults + check.pictures(visit.page)
+        for theme in ("light", "dark"):
+            faults += check.accessibility(visit.page, theme)
+        faults += check.overflow(visit.page)
+        heavy = check.weight(SITE, visit.fetched)
+        if heavy > WEIGHT:
+            faults.append(f"{heavy} bytes compressed, more than {WEIGHT}")
+    assert faults == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_explorers_from_a_folder(page, chromium):
+    """Opened as a file, with no server: the page is whole and every explorer answers the keyboard."""
+    with check.Visit(chromium, (SITE / page).as_uri()) as visit:
+        assert check.explorers(visit.page) + visit.faults == []
+
+
+def test_links():
+    assert check.links(SITE) == []
+
+
+def test_without_javascript_every_explorer_has_its_picture(chromium):
+    widgets = pictures = 0
+    for page in PAGES:
+        text = (SITE / page).read_text(encoding="utf-8")
+        if "widget-view+json" not in text:
+            continue
+        context = chromium.new_context(java_script_enabled=False)
+        view = context.new_page()
+        view.goto((SITE / page).as_uri())
+        widgets += text.count('widget-view+json"')
+        stills = view.locator("noscript img").all()
+        pictures += len(stills)
+        for still in stills:
+            assert still.is_visible() and len(still.get_attribute("alt").split()) >= 4, page
+        context.close()
+    assert pictures == widgets
+
+
+def test_no_page_loads_the_manager_of_ipywidgets():
+    for page in PAGES:
+        text = (SITE / page).read_text(encoding="utf-8")
+        assert "html-manager" not in text and "require.js" not in text, page
+        assert ("widget-host.js" in text) == ("widget-view+json" in text), page
+
+
+# ---------------------------------------------------------------- planted faults
+
+
+MODULE = """
+export default { render({ model, el }) {
+  el.className = "afx";
+  el.innerHTML = `<label>gap <input type="range" min="0" max="4" step="1" value="2"></label>
+    <button>reset</button><svg role="img" aria-label="a bar" viewBox="0 0 9 9"><rect width="2" height="9"/></svg>
+    <p role="status"></p>`;
+  const input = el.querySelector("input");
+  const draw = () => {
+    const gap = model.get("gap");
+    input.value = gap;
+    el.querySelector("rect").setAttribute("width", gap);
+    el.querySelector("p").textContent = "gap " + gap;
+  };
+  input.oninput = () => model.set("gap", Number(input.value));
+  el.querySelector("button").onclick = () => model.set("gap", 2);
+  model.on("change:gap", draw);
+  draw();
+} };
+"""
+HEAD = '<html lang="en"><head><title>t</title><meta name="viewport" content="width=device-width">'
+
+
+def _page(folder: Path, body: str = "", *, module: str | None = None, **record: object) -> Path:
+    """Write a small page, with an explorer if a module is given, and return its path."""
+    if module is not None:
+        state = {"gap": 2, "_esm": module, **record.pop("state", {})}
+        saved = {"state": {"m": {"model_name": "AnyModel", "state": state, **record}}}
+        mime = "application/vnd.jupyter.widget-"
+        body += (
+            f'<script type="{mime}state+json">{json.dumps(saved)}</script>'
+            f'<div class="cell_output"><script type="{mime}view+json">{{"model_id": "m"}}</script>'
+            f"<noscript><img alt='the still picture'></noscript></div><script>{HOST}</script>"
+        )
+    path = folder / "page.html"
+    path.write_text(f"<!doctype html>{HEAD}</head><body><main><h1>t</h1>{body}</main></body></html>")
+    return path
+
+
+def _faults(chromium, path: Path) -> str:
+    with check.Visit(chromium, path.as_uri()) as visit:
+        found = check.explorers(visit.page) + visit.faults + check.pictures(visit.page)
+        found += check.accessibility(visit.page, "light") + check.overflow(visit.page)
+    return "\n".join(found + check.links(path.parent))
+
+
+@pytest.fixture(autouse=True)
+def _impatient(request, monkeypatch):
+    """Planted pages draw at once: no need to wait long before a control is called dead."""
+    if "tmp_path" in request.fixturenames:
+        monkeypatch.setattr(check, "SETTLE", 200)
+
+
+def test_a_sound_page_passes(chromium, tmp_path):
+    assert _faults(chromium, _page(tmp_path, module=MODULE)) == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ('<img alt="x" src="http://example.org/x.png">', "request to another host"),
+        ('<link rel="preconnect" href="https://example.org">', "loads from another host"),
+        ("<script>throw new Error('planted')</script>", "page error: planted"),
+        ("<script>console.error('planted')</script>", "console: planted"),
+        ('<script src="missing.js"></script>', "not loaded"),
+        ('<a href="missing.html">x</a>', "no such page or file: missing.html"),
+        ('<a href="page.html#missing">x</a>', "no such anchor: page.html#missing"),
+        ('<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">', "no alternative text"),
+        ('<div style="width: 500px">wide</div>', "px too wide at 375 px"),
+        ('<p style="color: #aaa">pale</p>', "axe, light: color-contrast"),
+        ("<input>", "axe, light: label"),
+    ],
+)
+def test_a_planted_fault_is_found(body, expected, chromium, tmp_path):
+    assert expected in _faults(chromium, _page(tmp_path, body))
+
+
+@pytest.mark.parametrize(
+    ("find", "put", "expected"),
+    [
+        ("draw();\n}", "throw new Error('planted');\n}", "error shown: This explorer stopped: planted"),
+        ("export default", "syntax error", "error shown: This explorer stopped"),
+        ("const gap = ", "if (model.get('gap') === 4) planted(); const gap = ", "planted is not defined"),
+        ('textContent = "gap " + gap', 'textContent = "gap"', "the status text did not change"),
+        ('setAttribute("width", gap)', 'setAttribute("width", 2)', "the picture did not change"),
+        ('onclick = () => model.set("gap", 2)', "onclick = () => {}", "'reset' to pressed: the status"),
+        ('role="img" aria-label="a bar"', "", "no alternative text: <svg"),
+        ('<p role="status">', "<p>", "exactly one role=status"),
+        ("<label>gap <input", "<input", "axe, light: label"),
+    ],
+)
+def test_a_broken_explorer_is_found(find, put, expected, chromium, tmp_path):
+    assert find in MODULE
+    assert expected in _faults(chromium, _page(tmp_path, module=MODULE.replace(find, put)))
+
+
+def test_a_binary_trait_is_refused(chromium, tmp_path):
+    buffers = [{"path": ["weights"], "encoding": "base64", "data": base64.b64encode(b"1").decode()}]
+    path = _page(tmp_path, module=MODULE, buffers=buffers)
+    assert "This explorer stopped: binary trait weights" in _faults(chromium, path)
+
+
+def test_a_widget_of_another_kind_says_where_it_runs(chromium, tmp_path):
+    path = _page(tmp_path, module=MODULE, model_name="FloatSliderModel")
+    with check.Visit(chromium, path.as_uri()) as visit:
+        assert "Open the page in Colab or Jupyter" in visit.page.locator(".afx-offline").inner_text()
+        assert visit.page.locator(".afx-host img").get_attribute("alt") == "the still picture"
+
+
+def test_links_between_widgets(chromium, tmp_path):
+    """jslink ties two explorers both ways, jsdlink one way."""
+    for kind, back in (("LinkModel", "gap 0"), ("DirectionalLinkModel", "gap 4")):
+        ends = {"source": ["IPY_MODEL_a", "gap"], "target": ["IPY_MODEL_b", "gap"]}
+        any_model = {"model_name": "AnyModel", "state": {"gap": 1, "_esm": MODULE}}
+        states = {"a": any_model, "b": any_model, "l": {"model_name": kind, "state": ends}}
+        mime = "application/vnd.jupyter.widget-"
+        views = "".join(
+            f'<script type="{mime}view+json">{{"model_id": "{m}"}}</script>' for m in "ab"
+        )
+        saved = json.dumps({"state": states})
+        path = _page(tmp_path, f'<script type="{mime}state+json">{saved}</script>{views}<script>{HOST}</script>')
+        with check.Visit(chromium, path.as_uri()) as visit:
+            first, second = visit.page.locator(".afx").all()
+            first.locator("input").press("End")
+            assert second.locator("p").inner_text() == "gap 4"
+            second.locator("input").press("Home")
+            assert first.locator("p").inner_text() == back
+            assert visit.faults == []
+
+
+def test_a_heavy_page_is_seen(tmp_path):
+    (tmp_path / "a.js").write_bytes(bytes(range(256)) * 8)
+    (tmp_path / "index.html").write_text("x" * 100_000)
+    small = check.weight(tmp_path, ["/a.js", "/a.js", "/"])
+    assert 256 < small < 2_500  # compressed, and each file once
