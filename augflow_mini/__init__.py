@@ -22,26 +22,44 @@ from .dequantize import Carry, uniform_dequantize, variational_dequantize
 # Laws and networks
 from .distributions import BernoulliNet, GaussianNet, Law, StandardNormal, StandardUniform
 from .flow import Flow, Latents
+from .image_recipes import (
+    IMAGE_CONFIGS,
+    anf_image,
+    flowpp,
+    glow,
+    latent_shape,
+    realnvp_image,
+    vflow_image,
+    vflow_mini,
+)
+from .imagenets import ContextNet, ConvNet, GatedAttentionNet, WideResidualNet, data_init
 from .linear import ActNorm, InvertibleLinear
+from .mixlogistic import MixLogisticCoupling
 from .nets import MLP, count_parameters
 from .pointwise import Logit, Scale, Sigmoid
 
 # Models as lists
 from .recipes import affine_mlp, anf, realnvp, vae, vflow
-from .shape import Permute, Squeeze
+from .shape import Append, Checkerboard, Permute, Squeeze
 from .transform import Chain, Inverse, On, Transform, sum_event
 
 __all__ = [
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
+    "Append",
     "Augment",
     "BernoulliNet",
     "Carry",
     "Chain",
+    "Checkerboard",
+    "ContextNet",
+    "ConvNet",
     "Coupling",
     "Flow",
+    "GatedAttentionNet",
     "GaussianNet",
+    "IMAGE_CONFIGS",
     "ImportanceBound",
     "Inverse",
     "InvertibleLinear",
@@ -50,6 +68,7 @@ __all__ = [
     "LogWeights",
     "Logit",
     "MLP",
+    "MixLogisticCoupling",
     "On",
     "Permute",
     "Sandwich",
@@ -60,17 +79,26 @@ __all__ = [
     "StandardNormal",
     "StandardUniform",
     "Transform",
+    "WideResidualNet",
     "affine_mlp",
     "anf",
+    "anf_image",
     "bits_per_dim",
     "check_normalised",
     "check_transform",
     "count_parameters",
+    "data_init",
+    "flowpp",
+    "glow",
+    "latent_shape",
     "randomise",
     "realnvp",
+    "realnvp_image",
     "sum_event",
     "uniform_dequantize",
     "vae",
     "variational_dequantize",
     "vflow",
+    "vflow_image",
+    "vflow_mini",
 ]

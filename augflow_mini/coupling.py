@@ -59,6 +59,7 @@ class Coupling(Transform):
             for b in self.reads:
                 check_width(x, b, self)
             seen = [x[:, b] for b in self.reads]
+        seen = seen or [x[:, :0]]  # nothing to read: the network's constant output
         out = self.net(seen[0] if len(seen) == 1 else torch.cat(seen, dim=1))
         width = self.per_feature * (self.writes.stop - self.writes.start)
         if out.shape[1] != width:
@@ -66,7 +67,7 @@ class Coupling(Transform):
                 f"{type(self).__name__}: the network returned {out.shape[1]} features, expected "
                 f"{width} = {self.per_feature} for each of the written features"
             )
-        return out
+        return out.to(x.dtype)  # under autocast only the network runs in half precision
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         part, contrib = self.move(x[:, self.writes], self.params(x))

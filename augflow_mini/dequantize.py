@@ -11,7 +11,7 @@ from torch import Tensor
 from .augment import Augment
 from .distributions import StandardNormal, StandardUniform
 from .pointwise import Sigmoid
-from .transform import On, Transform
+from .transform import On, Transform, may_look
 
 
 class Carry(Transform):
@@ -26,6 +26,8 @@ class Carry(Transform):
 
     Args:
         levels: how many values an integer may take (256 for 8-bit images, 17 for the digits).
+        validate: look at the numbers and raise; False spares an accelerator the wait for the answer,
+            for data that was checked when it was loaded.
 
     Raises:
         ValueError: an odd number of features, an x that is no integer in range, a u outside [0, 1).
@@ -33,8 +35,9 @@ class Carry(Transform):
     Theis et al. 2016, section 3.1; Ho et al. 2019, Flow++, section 3.1.
     """
 
-    def __init__(self, levels: int) -> None:
+    def __init__(self, levels: int, *, validate: bool = True) -> None:
         super().__init__()
+        self.validate = validate
         if int(levels) != levels or levels < 2:
             raise ValueError(f"Carry: levels is {levels}, expected an integer of at least 2")
         self.levels = int(levels)
@@ -46,16 +49,8 @@ class Carry(Transform):
                 "integers, then as many noise features; put Augment before it"
             )
         whole, u = x.chunk(2, dim=1)
-        if not ((whole >= 0) & (whole < self.levels) & (whole == whole.floor())).all():
-            raise ValueError(
-                f"Carry({self.levels}) got data in [{whole.min():.6g}, {whole.max():.6g}], expected "
-                f"integers 0 .. {self.levels - 1}; give it the raw levels, not scaled to [0, 1]"
-            )
-        if not ((u >= 0) & (u < 1)).all():
-            raise ValueError(
-                f"Carry got noise in [{u.min():.6g}, {u.max():.6g}], expected [0, 1): it would "
-                "change the integer; draw it from StandardUniform or end its flow with Sigmoid"
-            )
+        if may_look(self.validate):
+            self._check(whole, u)
         # In float32 255 + 0.9999999 rounds to 256, the next integer: stay below it.
         below = torch.nextafter(whole + 1, whole)
         return torch.minimum(whole + u, below) / self.levels, self._contrib(whole)
@@ -69,26 +64,39 @@ class Carry(Transform):
     def _contrib(self, x: Tensor) -> Tensor:
         return x.new_full((x.shape[0],), -x[0].numel() * math.log(self.levels))
 
+    def _check(self, whole: Tensor, u: Tensor) -> None:
+        if not ((whole >= 0) & (whole < self.levels) & (whole == whole.floor())).all():
+            raise ValueError(
+                f"Carry({self.levels}) got data in [{whole.min():.6g}, {whole.max():.6g}], expected "
+                f"integers 0 .. {self.levels - 1}; give it the raw levels, not scaled to [0, 1]"
+            )
+        if not ((u >= 0) & (u < 1)).all():
+            raise ValueError(
+                f"Carry got noise in [{u.min():.6g}, {u.max():.6g}], expected [0, 1): it would "
+                "change the integer; draw it from StandardUniform or end its flow with Sigmoid"
+            )
+
     def extra_repr(self) -> str:
         return str(self.levels)
 
 
-def uniform_dequantize(levels: int, *shape: int) -> list[Transform]:
+def uniform_dequantize(levels: int, *shape: int, validate: bool = True) -> list[Transform]:
     """Layers that turn integers 0 .. levels-1 of event shape `shape` into numbers in [0, 1).
 
     The noise is uniform (Uria et al. 2013; Theis et al. 2016). Gap: KL(U || p(u | x)).
     """
-    return [Augment(StandardUniform(*shape), keep=shape[0]), Carry(levels)]
+    return [Augment(StandardUniform(*shape), keep=shape[0]), Carry(levels, validate=validate)]
 
 
 def variational_dequantize(
-    levels: int, *shape: int, layers: Sequence[Transform]
+    levels: int, *shape: int, layers: Sequence[Transform], validate: bool = True
 ) -> list[Transform]:
     """As `uniform_dequantize`, with noise u = sigmoid(flow(epsilon)), the flow learned.
 
     Args:
         layers: couplings that read the first `shape[0]` features (the integers) and write the noise
             after them; they are r(u | x).
+        validate: as `Carry` and `Sigmoid`.
 
     Ho et al. 2019, Flow++, section 3.1.
     """
@@ -96,6 +104,6 @@ def variational_dequantize(
     return [
         Augment(StandardNormal(*shape), keep=shape[0]),
         *layers,
-        On(noise, Sigmoid()),
-        Carry(levels),
+        On(noise, Sigmoid(validate=validate)),
+        Carry(levels, validate=validate),
     ]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transform import sum_event
+from .transform import may_look, sum_event
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -123,7 +123,7 @@ class GaussianNet(Law):
         return mean + log_s.exp() * noise, -sum_event(0.5 * (noise * noise + LOG_2PI) + log_s)
 
     def _params(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.net(given)
+        out = self.net(given).to(given.dtype)  # under autocast only the network is in half precision
         if out.shape[1] % 2:
             raise ValueError(
                 f"GaussianNet: the network returned {out.shape[1]} features, expected an even "
@@ -139,26 +139,27 @@ class BernoulliNet(Law):
 
     Args:
         net: maps `given` (B, R, ...) to the logits (B, W, ...).
+        validate: look at the values and raise; False spares an accelerator the wait.
 
     Raises:
         ValueError: a value is neither 0 nor 1.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, *, validate: bool = True) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.validate = net, validate
 
     def log_prob(self, value: Tensor, given: Tensor) -> Tensor:
-        if not ((value == 0) | (value == 1)).all():
+        if may_look(self.validate) and not ((value == 0) | (value == 1)).all():
             raise ValueError(
                 "BernoulliNet got values other than 0 and 1; binarise the data first "
                 "(x > 0.5).to(x.dtype)"
             )
-        logits = self.net(given)
+        logits = self.net(given).to(given.dtype)
         return -sum_event(F.binary_cross_entropy_with_logits(logits, value, reduction="none"))
 
     def draw(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.net(given)
+        logits = self.net(given).to(given.dtype)
         value = torch.bernoulli(torch.sigmoid(logits))
         return value, -sum_event(
             F.binary_cross_entropy_with_logits(logits, value, reduction="none")

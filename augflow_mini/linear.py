@@ -25,12 +25,15 @@ def _check_features(x: Tensor, features: int, layer: nn.Module) -> None:
 class ActNorm(Transform):
     """Scale and shift each feature; the first training batch sets them to mean 0, deviation 1.
 
+    One scale for each channel (Glow), or one for each channel and position (Flow++'s "Norm").
+
     forward   z = (x + shift) * exp(log_s)
     inverse   x = z * exp(-log_s) - shift
     contrib   (positions) * sum of log_s
 
     Args:
         features: width of dimension 1.
+        positions: none, or (H, W) for a scale of its own at each position.
 
     Raises:
         RuntimeError: used before any training batch has initialised it.
@@ -39,11 +42,11 @@ class ActNorm(Transform):
     Kingma & Dhariwal 2018, Glow, section 3.1.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, *positions: int) -> None:
         super().__init__()
-        self.features = features
-        self.log_s = nn.Parameter(torch.zeros(features))
-        self.shift = nn.Parameter(torch.zeros(features))
+        self.features, self.positions = features, positions
+        self.log_s = nn.Parameter(torch.zeros(features, *positions))
+        self.shift = nn.Parameter(torch.zeros(features, *positions))
         # A buffer, so that state_dict carries it; `_ready` only spares reading it at each call.
         self.register_buffer("initialised", torch.tensor(False))
         self._ready = False
@@ -65,10 +68,16 @@ class ActNorm(Transform):
         return z * torch.exp(-log_s) - shift, -self._contrib(z)
 
     def _contrib(self, x: Tensor) -> Tensor:
-        return (self.log_s.sum() * _places(x)).expand(x.shape[0])
+        shared = 1 if self.positions else _places(x)
+        return (self.log_s.sum() * shared).expand(x.shape[0])
 
     def _shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (1, -1) + (1,) * (x.dim() - 2)
+        if self.positions and self.positions != x.shape[2:]:
+            raise ValueError(
+                f"ActNorm({self.extra_repr()}) got an input of shape {tuple(x.shape)}, expected positions "
+                f"{self.positions}; without positions it takes images of any size"
+            )
+        shape = (1, self.features) + (self.positions or (1,) * (x.dim() - 2))
         return self.log_s.view(shape), self.shift.view(shape)
 
     def _is_ready(self) -> bool:
@@ -84,14 +93,15 @@ class ActNorm(Transform):
 
     @torch.no_grad()
     def _initialise(self, x: Tensor) -> None:
-        flat = x.transpose(0, 1).flatten(1)  # (features, B * positions)
-        if flat.shape[1] < 2:
+        # (features, B * positions), or (features, *positions, B) with a scale for each position
+        flat = x.movedim(0, -1) if self.positions else x.transpose(0, 1).flatten(1)
+        if flat.shape[-1] < 2:
             raise ValueError(
                 f"ActNorm({self.features}): the first batch has shape {tuple(x.shape)}, which gives "
                 "one value for each feature; initialise it with at least 2 examples"
             )
-        self.shift.copy_(-flat.mean(1))
-        self.log_s.copy_(-flat.std(1).clamp_min(1e-6).log())  # a constant feature keeps finite
+        self.shift.copy_(-flat.mean(-1))
+        self.log_s.copy_(-flat.std(-1).clamp_min(1e-6).log())  # a constant feature keeps finite
         self.initialised.fill_(True)
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
@@ -99,7 +109,7 @@ class ActNorm(Transform):
         self._ready = False  # read the loaded flag again
 
     def extra_repr(self) -> str:
-        return str(self.features)
+        return ", ".join(map(str, (self.features, *self.positions)))
 
 
 class InvertibleLinear(Transform):
@@ -110,7 +120,8 @@ class InvertibleLinear(Transform):
     contrib   (positions) * sum log |diag U|
 
     Args:
-        features: width D of dimension 1; W starts as a random rotation.
+        features: width D of dimension 1.
+        noise: W starts as a random rotation (None), or as the identity plus `noise` times N(0, 1).
 
     Raises:
         ValueError: wrong width.
@@ -118,18 +129,22 @@ class InvertibleLinear(Transform):
     Kingma & Dhariwal 2018, Glow, sections 3.2 and 3.3 (LU decomposition).
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, *, noise: float | None = None) -> None:
         super().__init__()
         self.features = features
-        rotation = torch.linalg.qr(torch.randn(features, features, dtype=torch.float64))[0]
-        p, lower, upper = torch.linalg.lu(rotation)
+        start = torch.randn(features, features, dtype=torch.float64)
+        if noise is None:
+            start = torch.linalg.qr(start)[0]
+        else:
+            start = torch.eye(features, dtype=torch.float64) + noise * start
+        p, lower, upper = torch.linalg.lu(start)
         diag = upper.diagonal()
         dtype = torch.get_default_dtype()
         self.register_buffer("p", p.to(dtype))
         self.register_buffer("sign", diag.sign().to(dtype))
-        self.lower = nn.Parameter(lower.tril(-1).to(dtype))
-        self.upper = nn.Parameter(upper.triu(1).to(dtype))
-        self.log_diag = nn.Parameter(diag.abs().log().to(dtype))
+        # One matrix holds L below its diagonal, U above it and log |diag U| on it: D^2 numbers.
+        packed = lower.tril(-1) + upper.triu(1) + torch.diag(diag.abs().log())
+        self.lu = nn.Parameter(packed.to(dtype))
 
     def weight(self) -> Tensor:
         """W: (D, D)."""
@@ -138,29 +153,31 @@ class InvertibleLinear(Transform):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         _check_features(x, self.features, self)
-        return self._apply_matrix(self.weight(), x), self._contrib(x)
+        with torch.autocast(x.device.type, enabled=False):  # rounding x would lose the data
+            return self._apply_matrix(self.weight(), x), self._contrib(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         _check_features(z, self.features, self)
-        lower, upper = self._triangles()
-        columns = z.transpose(0, 1).flatten(1)  # (D, B * positions)
-        half = torch.linalg.solve_triangular(
-            lower, self.p.T @ columns, upper=False, unitriangular=True
-        )
-        x = torch.linalg.solve_triangular(upper, half, upper=True)
+        with torch.autocast(z.device.type, enabled=False):
+            lower, upper = self._triangles()
+            columns = z.transpose(0, 1).flatten(1)  # (D, B * positions)
+            half = torch.linalg.solve_triangular(
+                lower, self.p.T @ columns, upper=False, unitriangular=True
+            )
+            x = torch.linalg.solve_triangular(upper, half, upper=True)
         return x.unflatten(1, (z.shape[0], *z.shape[2:])).transpose(0, 1), -self._contrib(z)
 
     def _triangles(self) -> tuple[Tensor, Tensor]:
-        eye = torch.eye(self.features, dtype=self.lower.dtype, device=self.lower.device)
-        diag = torch.diag(self.sign * self.log_diag.exp())
-        return self.lower.tril(-1) + eye, self.upper.triu(1) + diag
+        eye = torch.eye(self.features, dtype=self.lu.dtype, device=self.lu.device)
+        diag = torch.diag(self.sign * self.lu.diagonal().exp())
+        return self.lu.tril(-1) + eye, self.lu.triu(1) + diag
 
     @staticmethod
     def _apply_matrix(w: Tensor, x: Tensor) -> Tensor:
         return x @ w.T if x.dim() == 2 else F.conv2d(x, w[:, :, None, None])
 
     def _contrib(self, x: Tensor) -> Tensor:
-        return (self.log_diag.sum() * _places(x)).expand(x.shape[0])
+        return (self.lu.diagonal().sum() * _places(x)).expand(x.shape[0])
 
     def extra_repr(self) -> str:
         return str(self.features)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .transform import Inverse, Transform, sum_event
+from .transform import Inverse, Transform, may_look, sum_event
 
 
 class Sigmoid(Transform):
@@ -18,23 +18,34 @@ class Sigmoid(Transform):
     inverse   x = log z - log(1 - z)
     contrib   sum of log z + log(1 - z)
 
+    Args:
+        validate: raise at numbers outside (0, 1) in `inverse`. False moves them to the nearest number
+            inside without a look at them, so that an accelerator need not wait for the answer.
+
     Raises:
         ValueError: `inverse` got a number outside (0, 1).
     """
 
+    def __init__(self, *, validate: bool = True) -> None:
+        super().__init__()
+        self.validate = validate
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        info = torch.finfo(x.dtype)
-        z = torch.sigmoid(x).clamp(info.tiny, 1 - info.eps)
-        return z, sum_event(F.logsigmoid(x) + F.logsigmoid(-x))
+        return self._inside(torch.sigmoid(x)), sum_event(F.logsigmoid(x) + F.logsigmoid(-x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        if not ((z > 0) & (z < 1)).all():
+        if may_look(self.validate) and not ((z > 0) & (z < 1)).all():
             raise ValueError(
                 f"Logit got numbers in [{z.min():.6g}, {z.max():.6g}], expected the open interval "
                 "(0, 1); scale the data into it first, as in Scale(0.9, shift=0.05)"
             )
-        x = torch.logit(z)
+        x = torch.logit(z if may_look(self.validate) else self._inside(z))
         return x, -sum_event(F.logsigmoid(x) + F.logsigmoid(-x))
+
+    @staticmethod
+    def _inside(z: Tensor) -> Tensor:
+        info = torch.finfo(z.dtype)
+        return z.clamp(info.tiny, 1 - info.eps)
 
 
 class Logit(Inverse):
@@ -44,12 +55,15 @@ class Logit(Inverse):
     inverse   x = 1 / (1 + exp(-z))
     contrib   -(sum of log x + log(1 - x))
 
+    Args:
+        validate: as `Sigmoid`.
+
     Raises:
         ValueError: `forward` got a number outside (0, 1).
     """
 
-    def __init__(self) -> None:
-        super().__init__(Sigmoid())
+    def __init__(self, *, validate: bool = True) -> None:
+        super().__init__(Sigmoid(validate=validate))
 
 
 class Scale(Transform):

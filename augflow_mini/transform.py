@@ -193,6 +193,11 @@ class On(Transform):
         return f"block={self.block.start}:{self.block.stop}"
 
 
+def may_look(validate: bool) -> bool:
+    """Whether a layer may read its input's numbers to check them: not inside a compiled graph."""
+    return validate and not torch.compiler.is_compiling()
+
+
 def checked_block(block: slice, what: str) -> slice:
     """A slice with 0 <= start < stop and step 1, or ValueError."""
     if not isinstance(block, slice) or block.stop is None or block.step not in (None, 1):
