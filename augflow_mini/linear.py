@@ -146,6 +146,21 @@ class InvertibleLinear(Transform):
         packed = lower.tril(-1) + upper.triu(1) + torch.diag(diag.abs().log())
         self.lu = nn.Parameter(packed.to(dtype))
 
+    @property
+    def lower(self) -> Tensor:
+        """L without its diagonal of ones."""
+        return self.lu.tril(-1)
+
+    @property
+    def upper(self) -> Tensor:
+        """U without its diagonal."""
+        return self.lu.triu(1)
+
+    @property
+    def log_diag(self) -> Tensor:
+        """log |diag U|."""
+        return self.lu.diagonal()
+
     def weight(self) -> Tensor:
         """W: (D, D)."""
         lower, upper = self._triangles()
@@ -169,15 +184,14 @@ class InvertibleLinear(Transform):
 
     def _triangles(self) -> tuple[Tensor, Tensor]:
         eye = torch.eye(self.features, dtype=self.lu.dtype, device=self.lu.device)
-        diag = torch.diag(self.sign * self.lu.diagonal().exp())
-        return self.lu.tril(-1) + eye, self.lu.triu(1) + diag
+        return self.lower + eye, self.upper + torch.diag(self.sign * self.log_diag.exp())
 
     @staticmethod
     def _apply_matrix(w: Tensor, x: Tensor) -> Tensor:
         return x @ w.T if x.dim() == 2 else F.conv2d(x, w[:, :, None, None])
 
     def _contrib(self, x: Tensor) -> Tensor:
-        return (self.lu.diagonal().sum() * _places(x)).expand(x.shape[0])
+        return (self.log_diag.sum() * _places(x)).expand(x.shape[0])
 
     def extra_repr(self) -> str:
         return str(self.features)
