@@ -1,0 +1,189 @@
+"""Flows as JSON: what the explorers in the page compute with, and the way back."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..augment import Slice
+from ..coupling import AdditiveCoupling, AffineCoupling, Coupling
+from ..distributions import StandardNormal
+from ..flow import Flow
+from ..linear import ActNorm, InvertibleLinear
+from ..nets import MLP
+from ..shape import Permute
+from ..transform import Inverse, Transform
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def export_flow(flow: Flow, *, dtype: str | None = None) -> dict[str, Any]:
+    """A flow on (B, D) data as a dict of numbers, lists and base64 text, fit for JSON.
+
+    Args:
+        flow: affine, additive, `InvertibleLinear`, `ActNorm`, `Permute`, `Augment` and `Slice` layers
+            and their `Inverse`; networks are tanh or ReLU `MLP`s, noise and base `StandardNormal`.
+        dtype: "float32", "float64", or None for the flow's own.
+
+    Returns:
+        {"features": D_X, "dtype": dtype, "layers": [...]}; `import_flow` builds the flow again.
+
+    Raises:
+        ValueError: a layer, network or law that the explorers' engine does not have.
+    """
+    first = next(flow.parameters(), torch.empty(0))
+    dtype = dtype or str(first.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise ValueError(f"export_flow: dtype {dtype!r}, expected one of {sorted(DTYPES)}")
+    _need(_normal_width(flow.base), "base", flow.base)
+    width, layers = _normal_width(flow.base), []
+    for layer in reversed(list(flow.chain)):  # only the base says how wide the flow is
+        layers.append(_export_layer(layer, width, dtype))
+        width = _width_before(layer, width)
+    return {"features": width, "dtype": dtype, "layers": layers[::-1]}
+
+
+def import_flow(spec: dict[str, Any]) -> Flow:
+    """The flow that `export_flow` wrote, in its dtype.
+
+    Raises:
+        ValueError: a layer kind or a dtype that `export_flow` does not write.
+    """
+    if spec.get("dtype") not in DTYPES:
+        raise ValueError(f"import_flow: dtype {spec.get('dtype')!r}, expected one of {sorted(DTYPES)}")
+    layers, width = [], spec["features"]
+    for s in spec["layers"]:
+        layers.append(_import_layer(s, spec["dtype"]))
+        width = _width_after(s, width)
+    return Flow(layers, StandardNormal(width)).to(DTYPES[spec["dtype"]])
+
+
+# ---- one layer --------------------------------------------------------------------------------
+
+
+def _export_layer(layer: Transform, width: int, dtype: str) -> dict[str, Any]:
+    """`width` is the number of features on the noise side of the layer."""
+    if isinstance(layer, Inverse):
+        before = _width_before(layer, width)
+        return {"kind": "inverse", "layer": _export_layer(layer.layer, before, dtype)}
+    if isinstance(layer, Slice):
+        return {"kind": "slice", "keep": layer.keep, "drop": _normal_width(layer.law)}
+    if isinstance(layer, AffineCoupling | AdditiveCoupling):
+        w = layer.writes
+        reads = layer.reads or [slice(0, w.start), slice(w.stop, width)]
+        return {
+            "kind": "affine" if isinstance(layer, AffineCoupling) else "additive",
+            "writes": [w.start, w.stop],
+            "reads": [[r.start, r.stop] for r in reads if r.stop > r.start],
+            "clamp": getattr(layer, "clamp", None),
+            "net": _export_mlp(layer.net, dtype),
+        }
+    if isinstance(layer, InvertibleLinear):
+        weights = _pack([layer.lower, layer.upper, layer.log_diag], dtype)
+        p, sign = layer.p.flatten().tolist(), layer.sign.tolist()
+        return {"kind": "linear", "features": width, "p": p, "sign": sign, "weights": weights}
+    if isinstance(layer, ActNorm):
+        _need(bool(layer.initialised), "ActNorm that has seen no batch", layer)
+        weights = _pack([layer.log_s, layer.shift], dtype)
+        return {"kind": "actnorm", "features": width, "weights": weights}
+    if isinstance(layer, Permute):
+        return {"kind": "permute", "order": layer.order.tolist()}
+    raise ValueError(f"export_flow: the page has no layer {type(layer).__name__}; see its docstring")
+
+
+def _import_layer(spec: dict[str, Any], dtype: str) -> Transform:
+    kind = spec["kind"]
+    if kind == "inverse":
+        return Inverse(_import_layer(spec["layer"], dtype))
+    if kind == "slice":
+        return Slice(StandardNormal(spec["drop"]), keep=spec["keep"])
+    if kind in ("affine", "additive"):
+        net = _import_mlp(spec["net"], dtype)
+        blocks = {"writes": slice(*spec["writes"]), "reads": [slice(*r) for r in spec["reads"]]}
+        if kind == "additive":
+            return AdditiveCoupling(net, **blocks)
+        return AffineCoupling(net, **blocks, clamp=spec["clamp"])
+    if kind == "linear":
+        layer = InvertibleLinear(spec["features"]).to(DTYPES[dtype])
+        layer.p.copy_(torch.tensor(spec["p"]).view_as(layer.p))
+        layer.sign.copy_(torch.tensor(spec["sign"]))
+        parts = [layer.lower.clone(), layer.upper.clone(), layer.log_diag.clone()]
+        _unpack(spec["weights"], dtype, parts)
+        layer.lu.data.copy_(parts[0].tril(-1) + parts[1].triu(1) + torch.diag(parts[2]))
+        return layer
+    if kind == "actnorm":
+        layer = ActNorm(spec["features"]).to(DTYPES[dtype])
+        _unpack(spec["weights"], dtype, [layer.log_s, layer.shift])
+        layer.initialised.fill_(True)
+        return layer
+    if kind == "permute":
+        return Permute(spec["order"])
+    raise ValueError(f"import_flow: unknown layer {kind!r}")
+
+
+def _export_mlp(net: nn.Module, dtype: str) -> dict[str, Any]:
+    modules = list(net.layers) if isinstance(net, MLP) and net.inputs else []
+    maps, between = modules[::2], {type(m) for m in modules[1::2]}
+    names = [name for name, kind in ACTIVATIONS.items() if between <= {kind}]
+    _need(bool(maps) and bool(names), "network (expected an MLP with tanh or ReLU)", net)
+    widths = [maps[0].in_features, *(m.out_features for m in maps)]
+    weights = _pack([p for m in maps for p in (m.weight, m.bias)], dtype)
+    return {"widths": widths, "activation": names[0], "weights": weights}
+
+
+def _import_mlp(spec: dict[str, Any], dtype: str) -> MLP:
+    first, *hidden, last = spec["widths"]
+    net = MLP(first, last, hidden=hidden, activation=ACTIVATIONS[spec["activation"]])
+    net = net.to(DTYPES[dtype])
+    _unpack(spec["weights"], dtype, list(net.parameters()))
+    return net
+
+
+# ---- widths and weights -----------------------------------------------------------------------
+
+
+def _normal_width(law: nn.Module) -> int:
+    _need(isinstance(law, StandardNormal) and len(law.shape) == 1, "law (expected N(0, I))", law)
+    return law.shape[0]
+
+
+def _width_before(layer: Transform, after: int) -> int:
+    if isinstance(layer, Slice):
+        return layer.keep + _normal_width(layer.law)
+    if isinstance(layer, Inverse) and isinstance(layer.layer, Slice):
+        return layer.layer.keep
+    return after
+
+
+def _width_after(spec: dict[str, Any], before: int) -> int:
+    if spec["kind"] == "slice":
+        return spec["keep"]
+    inner = spec.get("layer", {})
+    return inner["keep"] + inner["drop"] if inner.get("kind") == "slice" else before
+
+
+def _pack(tensors: Sequence[Tensor], dtype: str) -> str:
+    flat = torch.cat([t.detach().cpu().flatten() for t in tensors]).to(DTYPES[dtype]).numpy()
+    return base64.b64encode(flat.astype(flat.dtype.newbyteorder("<")).tobytes()).decode("ascii")
+
+
+def _unpack(text: str, dtype: str, into: Sequence[Tensor]) -> None:
+    flat = np.frombuffer(base64.b64decode(text), np.dtype(dtype).newbyteorder("<"))
+    expected = sum(t.numel() for t in into)
+    if len(flat) != expected:
+        raise ValueError(f"import_flow: {len(flat)} weights, expected {expected}; a foreign export?")
+    flat = torch.from_numpy(flat.astype(dtype))
+    with torch.no_grad():
+        for t, part in zip(into, flat.split([t.numel() for t in into]), strict=True):
+            t.copy_(part.view_as(t))
+
+
+def _need(ok: bool | int, what: str, got: nn.Module) -> None:
+    if not ok:
+        raise ValueError(f"export_flow: the page has no such {what}; got {got}")

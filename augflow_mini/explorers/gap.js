@@ -1,0 +1,65 @@
+import { iwGap, scalarAnf } from "./closed_form.js";
+import { fixed, mount } from "./base.js";
+import { E, NOISE_LEGEND, drawNoise } from "./noise.js";
+import { Plot, clear } from "./plot.js";
+
+/* The augmentation gap where everything is a formula: q(e) against p(e | x), and the bound beside
+   log p(x). a and b belong to the encoder, so log p(x) does not move with them: the gap does. */
+
+function draw(page) {
+  const [a, b, c, d, x, k] = ["a", "b", "c", "d", "x", "k"].map(page.get);
+  const at = scalarAnf({ a, b, c, d }, x), gapK = iwGap(at, k), nll = -at.logProb, bound = at.logProb - gapK;
+
+  drawNoise(page, E.map((e) => -0.5 * ((e - at.mean) ** 2 / at.variance + Math.log(2 * Math.PI * at.variance))), at.mean);
+  page.describe("noise", `Two bell curves over the noise e. q is centred at 0 with deviation 1; p of e given x is centred at ${fixed(at.mean, 2)} with deviation ${fixed(Math.sqrt(at.variance), 2)}. Below them the area that is the gap.`);
+  drawBars(page, nll, [["ELBO (K = 1)", at.gap], [`K = ${k}`, gapK]]);
+  page.say([
+    ["log p(x), nats", fixed(at.logProb), "blue"], ["NLL", fixed(nll), "blue"],
+    ["ELBO", fixed(at.elbo), "orange"], ["gap", fixed(at.gap), "purple"],
+    [`bound, K = ${k}`, fixed(bound), "orange"], [`gap, K = ${k}`, fixed(gapK), "purple"],
+  ], remark(at));
+  return { a, b, x, k, log_prob: at.logProb, elbo: at.elbo, gap: at.gap, bound, gap_k: gapK };
+}
+
+function remark({ gap, variance }) {
+  if (gap < 5e-5) return "The encoder is the exact posterior: p(e | x) is q(e), the gap is zero.";
+  if (variance >= 2) return "p(e | x) is so wide that the weights have infinite variance: more samples help only slowly.";
+  return "a and b belong to the encoder: they move the gap, never log p(x).";
+}
+
+function drawBars(page, nll, bars) {
+  const svg = page.svg.bars, width = page.width("bars"), tall = page.narrow() ? 106 : 160;
+  const nats = [3, 6, 12, 24, 48].find((n) => n > 1.6 * nll + 0.5) || 96;   // follows x alone: a and b move bars, not axes
+  clear(svg, width, tall + 60);
+  const plot = new Plot(svg, { box: [4, 22, width - 12, tall], x: [0, nats], y: [0, 2], xLabel: "nats, less is better", yTicks: 0 });
+  plot.line(plot.X(nll), plot.top, plot.X(nll), plot.top + tall, "afx-mark");
+  plot.text(plot.X(nll), plot.top - 6, "\u2212log p(x)", { "text-anchor": nll > 0.75 * nats ? "end" : "middle" });
+  bars.forEach(([name, gap], i) => {
+    const low = 1.12 - i, high = low + 0.42, total = nll + gap, off = total > nats, middle = plot.Y(low + 0.21) + 4;
+    plot.text(4, plot.Y(high) - 5, `${name}: \u2212bound = ${fixed(total)}`);
+    plot.rect(0, nll, low, high, "blue");
+    plot.rect(nll, total, low, high, "purple", "hatch");
+    const outside = total < 0.7 * nats;
+    plot.text(plot.X(total) + (outside ? 6 : -6), middle, `gap ${fixed(gap)}${off ? " \u2192" : ""}`, { "text-anchor": outside ? "start" : "end" });
+  });
+  page.describe("bars", `Two bars in nats. Both start with minus log p of x, ${fixed(nll, 2)}; ${bars.map(([name, gap]) => `${name} adds a gap of ${fixed(gap, 2)}`).join("; ")}.`);
+}
+
+function render(context) {
+  return mount(context, {
+    key: "gap",
+    label: "Explorer: the augmentation gap of a linear-Gaussian flow",
+    pictures: [
+      { name: "noise", caption: "The noise: q(e) against p(e | x)", legend: NOISE_LEGEND },
+      { name: "bars", caption: "The bound: NLL plus gap", legend: [["NLL = \u2212log p(x)", "blue", "block"], ["gap", "purple", "hatch"]] },
+    ],
+    buttons: [{
+      text: "Make the encoder exact",
+      run: (page) => page.glide(scalarAnf({ a: page.get("a"), b: page.get("b"), c: page.get("c"), d: page.get("d") }, 0).exact),
+    }],
+    traits: ["c", "d"],
+    draw,
+  });
+}
+
+export default { render };
