@@ -1,0 +1,175 @@
+"""Measure a trained toy model: likelihood, bound, gap, steepness, leaked mass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from ..data import Toy
+from ..distributions import LOG_2PI
+from ..flow import Flow
+
+REACH = 7.0  # the noise is integrated over [-7, 7]: N(0, 1) holds 3e-12 outside
+LEVELS = (129, 257, 513, 1025)  # nodes; a row stops when halving the step changes it by less than TOL
+TOL = 1e-3
+FLOOR = -1e4  # float32 log-weights that overflow far out in the tails count as this
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where the mean over the data is taken: a test sample, or a grid with the true density.
+
+    Attributes:
+        x: (n, D_X).
+        weight: (n,), sums to 1.
+        sampled: True for a test sample, whose mean has a standard error.
+    """
+
+    x: Tensor
+    weight: Tensor
+    sampled: bool
+
+    def mean(self, value: Tensor) -> float:
+        return (self.weight * value.double()).sum().item()
+
+    def se(self, value: Tensor) -> float:
+        return value.double().std().item() / math.sqrt(len(value)) if self.sampled else 0.0
+
+
+def points(toy: Toy, n: int, seed: int) -> Points:
+    """n test points in 2-D; in 1-D a grid of n midpoints, so that nothing is left to chance."""
+    if toy.dims > 1:
+        return Points(toy.sample(n, seed), torch.full((n,), 1 / n, dtype=torch.float64), True)
+    x = (torch.arange(n, dtype=torch.float64) + 0.5) * (12 / n) - 6
+    weight = toy.log_prob(x[:, None]).exp()
+    return Points(x[:, None].float(), weight / weight.sum(), False)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Nats; means over the points.
+
+    Attributes:
+        nll, nll_se: -log p(x); standard error of the choice of points.
+        nll_error: how far the numbers may be off: change when the step of the quadrature is halved,
+            or L_K - L_{K/2}, which is about the bias that is left.
+        elbo: the bound, the negative of the training loss.
+        gap: nll + elbo, log p(x) - ELBO(x).
+        var_log_weight: mean variance of log w under q.
+        leak: share of the model's samples where the true density is below that of 99.9 % of the data.
+        steepness: largest gradient norm of the sampler x(base noise), 1-D data with D <= 2 only.
+        method: 'exact', 'quadrature' or 'K = ...'.
+    """
+
+    nll: float
+    nll_se: float
+    nll_error: float
+    elbo: float
+    gap: float
+    var_log_weight: float
+    leak: float
+    steepness: float | None
+    method: str
+
+
+def measure(flow: Flow, toy: Toy, at: Points, *, noise: int, k: int, seed: int) -> dict:
+    """`Measured` as a dictionary. `noise` is D_E; k samples are used where it is above 1."""
+    flow.eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        if flow.exact:
+            log_p = elbo = flow.log_prob(at.x)
+            error, variance, method = torch.zeros(1), torch.zeros_like(log_p), "exact"
+            off = 0.0
+        elif noise == 1:
+            log_p, elbo, variance, error = integrate(flow, at.x)
+            off, method = at.mean(error), "quadrature"
+        else:
+            log_p, elbo, variance, change = bound(flow, at.x, k)
+            off, method = abs(at.mean(change)), f"K = {k}"
+        leak = leaked(flow, toy)
+    nll = -at.mean(log_p)
+    return asdict(
+        Measured(
+            nll=nll, nll_se=at.se(log_p), nll_error=off, elbo=at.mean(elbo),
+            gap=-nll - at.mean(elbo), var_log_weight=at.mean(variance), leak=leak,
+            steepness=steepness(flow) if toy.dims == 1 else None, method=method,
+        )
+    )  # fmt: skip
+
+
+def integrate(flow: Flow, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """log p(x), ELBO, variance of log w, error, (B,) each, by the trapezoid rule over one feature.
+
+    Twice as many nodes for the rows where halving the step still changes log p or the bound.
+    (`gap.quadrature` follows each posterior in float64: more exact and some twenty times dearer.)
+    """
+    joint = Flow(list(flow.chain)[1:], flow.base, validate=False)
+    out = x.new_zeros(4, len(x), dtype=torch.float64)
+    rows = torch.arange(len(x))
+    for n in LEVELS:
+        e = torch.linspace(-REACH, REACH, n)
+        log_q, step = -0.5 * (e * e + LOG_2PI), 2 * REACH / (n - 1)
+        q = log_q.exp().double() * step
+        for part in rows.split(max(1, 16_384 // n)):
+            many = torch.cat([x[part].repeat_interleave(n, 0), e.repeat(len(part))[:, None]], 1)
+            log_joint = joint.log_prob(many).view(-1, n).nan_to_num(FLOOR, FLOOR, FLOOR)
+            log_joint = log_joint.double().clamp_min(FLOOR)
+            log_w = log_joint - log_q
+            log_p = torch.logsumexp(log_joint, 1) + math.log(step)
+            elbo = (q * log_w).sum(1)
+            coarse = torch.logsumexp(log_joint[:, ::2], 1) + math.log(2 * step)
+            coarse_elbo = (2 * q[::2] * log_w[:, ::2]).sum(1)
+            error = torch.maximum((log_p - coarse).abs(), (elbo - coarse_elbo).abs())
+            variance = (q * (log_w - elbo[:, None]) ** 2).sum(1)
+            out[:, part] = torch.stack([log_p, elbo, variance, error])
+        rows = rows[out[3, rows] > TOL]
+        if not len(rows):
+            break
+    return tuple(out)
+
+
+def bound(flow: Flow, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """L_K(x), ELBO, variance of log w, L_K - L_{K/2}, (B,) each; the halves share their draws."""
+    flow.validate = False
+    first, second = flow.iw_bound(x, k // 2), flow.iw_bound(x, k // 2)
+    whole = torch.logaddexp(first.value, second.value) - math.log(2)
+    half = 0.5 * (first.value + second.value)
+    elbo = 0.5 * (first.elbo + second.elbo)
+    return whole, elbo, 0.5 * (first.var_log_weight + second.var_log_weight), whole - half
+
+
+def leaked(flow: Flow, toy: Toy, n: int = 4096) -> float:
+    """Share of n samples that lie where there is hardly any data; 0.001 for a perfect model."""
+    true = toy.log_prob(toy.sample(20_000, 99).double())
+    threshold = true.sort().values[20] - 1e-6
+    x = flow.sample(n).double()
+    inside = x.isfinite().all(1)
+    inside[inside.clone()] = toy.log_prob(x[inside]) >= threshold
+    return 1 - inside.double().mean().item()
+
+
+def steepness(flow: Flow, reach: float = 5.0) -> float | None:
+    """Largest norm of dx / d(base noise) over a grid on [-reach, reach]^D; None above two dimensions."""
+    dims = flow.base.shape[0]
+    if dims > 2:
+        return None
+    line = torch.linspace(-reach, reach, 4001 if dims == 1 else 201)
+    z = torch.stack(torch.meshgrid(*[line] * dims, indexing="ij"), -1).reshape(-1, dims)
+    top = 0.0
+    for part in z.split(16_384):
+        part = part.clone().requires_grad_()
+        with torch.enable_grad():
+            x, _ = flow.chain.inverse(part)
+            (slope,) = torch.autograd.grad(x.sum(), part)
+        top = max(top, slope.norm(dim=1).max().item())
+    return top
+
+
+def rows_of(measured: list[dict]) -> dict[str, list]:
+    """[{name: value}] of several seeds -> {name: [values]}."""
+    return {name: [m[name] for m in measured] for name in measured[0]}
+

@@ -1,0 +1,206 @@
+"""The 2-D suite: list, run one, run all within a time budget, collect the records.
+
+    python -m augflow_mini.experiments.toys list
+    python -m augflow_mini.experiments.toys run two_modes/anf-n3
+    python -m augflow_mini.experiments.toys run-all --workers 2 --out toys-out
+    python -m augflow_mini.experiments.toys collect toys-out/toys.jsonl
+
+Every job runs in a process and on a thread of its own and starts from its seeds, so its result does
+not depend on the others. Finished jobs are lines of `toys.jsonl`; a run that is stopped goes on with
+the jobs that are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from .toy_jobs import Job, suite
+from .toy_run import run_job
+
+FILE = "toys.jsonl"
+
+
+def find(name: str) -> Job:
+    """The job of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    jobs = {j.name: j for j in suite()}
+    if name not in jobs:
+        close = [n for n in jobs if name.split("/")[-1] in n or n.split("/")[0] == name][:8]
+        raise ValueError(f"no toy job {name!r}; {'near it: ' + ', '.join(close) if close else 'see list'}")
+    return jobs[name]
+
+
+def read_rows(path: str | os.PathLike) -> dict[str, dict]:
+    """Finished jobs by name; a last line cut off by a crash is left out.
+
+    Raises:
+        ValueError: another line than the last is damaged.
+    """
+    path, rows = Path(path), {}
+    if not path.exists():
+        return rows
+    lines = path.read_text().splitlines()
+    for i, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if i + 1 == len(lines):
+                break
+            raise ValueError(f"{path}, line {i + 1} is damaged: {error}; delete that line") from error
+        rows[row["job"]] = row
+    return rows
+
+
+def is_current(row: dict, job: Job) -> bool:
+    """Whether a row was made with the job as it is defined now."""
+    return row["spec"] == json.loads(json.dumps(asdict(job)))
+
+
+def run_all(
+    jobs: Sequence[Job], out: str | os.PathLike, *, workers: int, budget: float | None = None,
+    have: str | os.PathLike | None = None,
+) -> dict[str, dict]:  # fmt: skip
+    """Run the jobs that are missing, most important first; returns all finished rows.
+
+    Args:
+        jobs: in order of importance.
+        out: folder; rows are added to `toys.jsonl` there.
+        workers: processes.
+        budget: seconds; no job starts that would hardly end in time, none runs on after it.
+        have: a file of rows from an earlier run, copied into `out` first.
+    """
+    began, out = time.monotonic(), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / FILE
+    rows = {**(read_rows(have) if have else {}), **read_rows(path)}
+    rows = {j.name: rows[j.name] for j in jobs if j.name in rows and is_current(rows[j.name], j)}
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows.values()))
+    todo = [j for j in jobs if j.name not in rows]
+    cost = sum(j.estimate for j in todo)
+    say(f"{len(rows)} jobs are done, {len(todo)} to run: about {cost / 3600:.1f} CPU hours, "
+        f"{cost / workers / 60:.0f} minutes on {workers} workers")  # fmt: skip
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    running: dict[Connection, tuple[Job, multiprocessing.Process, float]] = {}
+    speed = Speed()
+    with path.open("a") as file:
+        while True:
+            left = None if budget is None else budget - (time.monotonic() - began)
+            while len(running) < workers:
+                job = next((j for j in todo if left is None or speed.seconds(j) < left), None)
+                if job is None:
+                    break
+                todo.remove(job)
+                here, there = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(job, there))
+                process.start()
+                there.close()
+                running[here] = (job, process, time.monotonic())
+            if not running or (left is not None and left <= 0):
+                break
+            for pipe in wait(list(running), timeout=left):
+                job, process, start = running.pop(pipe)
+                try:
+                    row = pipe.recv()
+                except EOFError:
+                    row = {"error": "the process ended without an answer"}
+                process.join()
+                if "error" in row:
+                    say(f"FAILED {job.name}: {row['error']}")
+                    continue
+                rows[job.name] = row
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                speed.add(job, time.monotonic() - start)
+                total = time.monotonic() - began
+                say(f"{total:6.0f} s  {job.name}  NLL {_mean(row['nll']):.4f}  "
+                    f"({row['cpu_seconds']:.0f} CPU s, {job.estimate:.0f} expected)")  # fmt: skip
+        for job, process, _ in running.values():
+            process.terminate()
+            say(f"stopped {job.name}: out of time")
+    say(f"{len(rows)} of {len(jobs)} jobs are done, in {path}")
+    return rows
+
+
+class Speed:
+    """How long jobs take here compared with their estimates."""
+
+    def __init__(self) -> None:
+        self.expected = self.took = 20.0  # a weak belief that the estimates hold
+
+    def add(self, job: Job, seconds: float) -> None:
+        self.expected += job.estimate
+        self.took += seconds
+
+    def seconds(self, job: Job) -> float:
+        """Expected wall seconds, with some room."""
+        return 1.15 * job.estimate * self.took / self.expected + 3
+
+
+def _work(job: Job, pipe: Connection) -> None:
+    """In a process of its own: run a job and send its row back."""
+    try:
+        pipe.send(run_job(job))
+    except Exception as error:  # goes to the parent, which reports it and does not count the job as done
+        pipe.send({"error": f"{type(error).__name__}: {error}\n{traceback.format_exc()}"})
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m augflow_mini.experiments.toys")
+    sub = parser.add_subparsers(dest="command", required=True)
+    sub.add_parser("list", help="names, groups and expected CPU seconds")
+    one = sub.add_parser("run", help="run one job and print its row")
+    one.add_argument("name")
+    every = sub.add_parser("run-all", help="run all missing jobs")
+    every.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2))
+    every.add_argument("--budget-seconds", type=float)
+    every.add_argument("--out", default="toys-out")
+    every.add_argument("--have", help="rows of an earlier run")
+    every.add_argument("--only", default="", help="jobs whose name starts so")
+    collect = sub.add_parser("collect", help="rows -> records")
+    collect.add_argument("rows")
+    collect.add_argument("--to", help="folder; default: the package's records")
+    args = parser.parse_args(argv)
+    if args.command == "list":
+        jobs = suite()
+        for job in jobs:
+            say(f"{job.estimate:7.0f} s  {job.name}")
+        say(f"{sum(j.estimate for j in jobs) / 3600:.2f} CPU hours, {len(jobs)} jobs")
+    elif args.command == "run":
+        job = find(args.name)
+        say(f"about {job.estimate:.0f} CPU seconds")
+        row = run_job(job)
+        say(json.dumps({k: v for k, v in row.items() if k not in ("weights", "curve")}, indent=1))
+    elif args.command == "run-all":
+        jobs = [j for j in suite() if j.name.startswith(args.only)]
+        run_all(jobs, args.out, workers=args.workers, budget=args.budget_seconds, have=args.have)
+    else:
+        from .toy_records import collect as write  # reads results only; not needed to make them
+
+        for path in write(args.rows, args.to):
+            say(f"{path}  {path.stat().st_size / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()
