@@ -1,4 +1,4 @@
-"""scikit-learn's digits, 8 x 8 with 17 levels: RealNVP and augmented flows of about 80 k parameters."""
+"""scikit-learn's digits, 8 x 8, 17 levels: RealNVP, ANF and VFlow of about 80 k parameters."""
 
 from __future__ import annotations
 

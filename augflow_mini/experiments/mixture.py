@@ -1,4 +1,4 @@
-"""The two-mode mixture E2 with one noise feature: everything about these models is measured exactly.
+"""The two-mode mixture E2 with one noise feature: all about these models is measured exactly.
 
 log p(x) is an integral over one noise feature and the data's density is known, so NLL and gap are
 quadratures over noise and data: no sample of test data, no importance bound.
@@ -35,7 +35,7 @@ def data(config: dict) -> tuple[Tensor, None]:
 
 
 def measure(flow: Flow, config: dict) -> Metrics:
-    """NLL, gap and their sum, the negative AMLE objective, as means over the data's density; nats."""
+    """NLL, gap and their sum, the negative AMLE objective: means over the data's density, nats."""
     x = torch.linspace(-5.5, 5.5, 221, dtype=torch.float64)[:, None]
     mass = TOY.log_prob(x).exp() * (x[1] - x[0])
     x = x.to(next(flow.parameters()))

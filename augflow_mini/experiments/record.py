@@ -1,4 +1,4 @@
-"""Records: what an experiment was, what came out, where it ran; sealed, so that an edit is noticed.
+"""Records: what an experiment was, what came out, where it ran; sealed against edits.
 
 A record is one JSON file, and its weights, where it has any, one file of plain tensors beside it.
 Those that the chapters read come with the library, in `augflow_mini/records`.
@@ -36,7 +36,7 @@ def write_record(
     weights: dict[str, Tensor] | None = None,
     folder: str | os.PathLike = RECORDS,
 ) -> Path:
-    """Seal `content` and write it as `name`.json, the weights as `name`.pt. Returns the JSON's path.
+    """Seal `content` and write it as `name`.json, the weights as `name`.pt; returns the first.
 
     Args:
         name: letters, digits, '-' and '_'.
@@ -89,7 +89,7 @@ def load_record(name: str, *, folder: str | os.PathLike = RECORDS) -> dict:
         ) from error
     if not isinstance(content, dict) or content.get("seal") != seal(content):
         raise ValueError(
-            f"record {path} was changed after it was written: its content does not match its seal. "
+            f"record {path} was changed after it was written: content and seal do not match. "
             "Numbers come from runs only: restore the file, or run the experiment again"
         )
     return content
@@ -107,8 +107,8 @@ def load_weights(name: str, *, folder: str | os.PathLike = RECORDS) -> dict[str,
     path = Path(folder) / entry["file"]
     if not path.exists() or sha256(path) != entry["sha256"]:
         raise ValueError(
-            f"{path} is missing or is not the file that record {name!r} was made with; restore it, "
-            "or run the experiment again"
+            f"{path} is missing or is not the file that record {name!r} was made with; restore "
+            "it, or run the experiment again"
         )
     return load_tensors(path, kind=WEIGHTS)["state"]
 

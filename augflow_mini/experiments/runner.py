@@ -1,4 +1,4 @@
-"""One experiment: a configuration and its seeds. Run it, resume it, reproduce it, check its record."""
+"""An experiment is a configuration and its seeds: run, resume, compare, check its record."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run_seed(experiment: Experiment, seed: int, out: Path, *, progress: bool = T
     """Train and measure one seed; a finished one is read back, an interrupted one goes on.
 
     Args:
-        out: folder for `<name>.<seed>.ckpt` while it runs and `<name>-<seed>.json` and `.pt` after.
+        out: folder for `<name>-<seed>.ckpt` while it runs, `<name>-<seed>.json` and `.pt` after.
     """
     name, config = f"{experiment.name}-{seed}", experiment.config
     if (out / f"{name}.json").exists():
@@ -111,7 +111,7 @@ def run_seed(experiment: Experiment, seed: int, out: Path, *, progress: bool = T
 
 
 def chosen_weights(done: Fit) -> dict[str, Tensor]:
-    """The weights of the lowest validation loss, else the averaged ones, else none but the flow's."""
+    """The weights of the lowest validation loss, else the averaged ones, else the flow's own."""
     return done.best if done.best is not None else (done.ema or {})
 
 
@@ -158,7 +158,7 @@ def run(
 
 
 def compare(came: dict, recorded: dict, tolerance: Metrics) -> list[str]:
-    """What a second run has otherwise than the record, beyond the tolerance; empty where it agrees."""
+    """Where a second run differs from the record beyond the tolerance; empty where it agrees."""
     wrong = []
     for name, allowed in tolerance.items():
         new, old = came["metrics"][name]["mean"], recorded["metrics"][name]["mean"]
