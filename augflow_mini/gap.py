@@ -1,105 +1,32 @@
-"""The augmentation gap, exact where it can be: log p(x) - E_q[log w] = KL(q(e|x) || p(e|x)).
+"""The augmentation gap: log p(x) - E_q[log w] = KL(q(e|x) || p(e|x)), exact where it can be.
 
 Closed forms for linear models (`LinearGaussian`, `ScalarANF`), quadrature for one or two noise
-features (`quadrature`), and one panel for any flow (`measure_gap`). A gap is never read alone: a
+features (`quadrature`), and a panel for any flow (`measure_gap`). A gap is never read alone: a
 model that ignores its noise has none, so the negative log-likelihood always stands beside it.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from .augment import Augment, Slice
+from .augment import Augment
 from .coupling import AffineCoupling
-from .distributions import LOG_2PI, GaussianNet, Law, StandardNormal, StandardUniform
+from .distributions import LOG_2PI, StandardNormal
 from .flow import Flow
+from .integrate import (
+    Quadrature,
+    as_double,
+    augment_law,
+    log_joint,
+    noise_features,
+    quadrature,
+    run_on,
+)
 from .transform import Inverse
-
-# ---- the chain with its noise given, not drawn ----------------------------------------------
-
-
-def log_joint(flow: Flow, x: Tensor, e: Tensor) -> Tensor:
-    """log p(x, e): the density of data and noise together, with e given. (B,), nats.
-
-    Args:
-        flow: a model whose only source of noise is `Augment`.
-        x: data (B, D_X).
-        e: noise (B, D_E), as `Augment` would have drawn it; several `Augment`s share it in order.
-
-    Raises:
-        ValueError: another layer draws noise, or e has another width.
-    """
-    return _walk(flow, x, e, lambda law, given, part: part)[0]
-
-
-def _walk(
-    flow: Flow, x: Tensor, noise: Tensor, shape: Callable[[Law, Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run the chain on given noise: (log p(x, e), log q(e | x), e, base latent)."""
-    total, log_q, used, at = 0.0, 0.0, [], 0
-    for layer in flow.chain:
-        if isinstance(layer, Inverse) and isinstance(layer.layer, Slice):
-            law = layer.layer.law
-            width = _width(law, x)
-            if at + width > noise.shape[1]:
-                raise ValueError(
-                    f"noise of shape {tuple(noise.shape)} is too narrow: {type(layer).__name__} "
-                    f"takes features {at}:{at + width} of it"
-                )
-            e = shape(law, x, noise[:, at : at + width])
-            log_q = log_q + law.log_prob(e, x)
-            x, at = layer.layer.replay(x, e), at + width
-            used.append(e)
-        elif layer.stochastic_forward:
-            raise ValueError(
-                f"{type(layer).__name__} draws noise that cannot be given; only chains whose noise "
-                "comes from Augment can be integrated. Use iw_bound(x, k)"
-            )
-        else:
-            x, contrib = layer(x)
-            total = total + contrib
-    if at != noise.shape[1]:
-        raise ValueError(f"noise has {noise.shape[1]} features, the flow's Augments take {at}")
-    return flow.base.log_prob(x) + total, log_q, torch.cat(used, dim=1) if used else noise, x
-
-
-def _width(law: Law, given: Tensor) -> int:
-    """How many noise features a law draws beside (B, D) data."""
-    if isinstance(law, GaussianNet):
-        return law.net(given).shape[1] // 2
-    if isinstance(law, StandardNormal | StandardUniform) and len(law.shape) == 1:
-        return law.shape[0]
-    raise ValueError(
-        f"noise law {law} is not known here; expected StandardNormal(D_E), StandardUniform(D_E) or "
-        "a GaussianNet beside (B, D) data. Use iw_bound(x, k)"
-    )
-
-
-def _from_normal(law: Law, given: Tensor, standard: Tensor) -> Tensor:
-    """Standard normal numbers -> noise with the given law, smoothly."""
-    if isinstance(law, StandardUniform):  # kept off 1, which is outside [0, 1)
-        return torch.special.ndtr(standard).clamp(max=1 - torch.finfo(standard.dtype).eps)
-    if isinstance(law, GaussianNet):
-        log_s, mean = law.net(given).chunk(2, dim=1)
-        return mean + log_s.exp() * standard
-    return standard
-
-
-def noise_features(flow: Flow) -> int:
-    """D_E: how many noise features the flow's `Augment`s draw beside (B, D) data."""
-    total = 0
-    for layer in flow.chain:
-        if isinstance(layer, Inverse) and isinstance(layer.layer, Slice):
-            like = next(layer.parameters(), torch.empty(0))
-            total += _width(layer.layer.law, like.new_zeros(1, layer.layer.keep))
-    return total
-
 
 # ---- linear models: everything in closed form -----------------------------------------------
 
@@ -140,16 +67,18 @@ class LinearGaussian:
         Raises:
             ValueError: the flow is not linear, or its noise or base is not standard normal.
         """
-        flow = _double(flow)
-        augments = [la.layer for la in flow.chain if isinstance(la, Inverse) and isinstance(la.layer, Slice)]
-        laws = [flow.base, *(s.law for s in augments)]
+        flow = as_double(flow)
+        augments = [la.layer for la in flow.chain if augment_law(la) is not None]
+        laws = [flow.base, *(augment.law for augment in augments)]
         if not augments or not all(isinstance(law, StandardNormal) for law in laws):
-            raise ValueError("LinearGaussian.from_flow: expected Augment(StandardNormal(D_E)) and a "
-                             f"StandardNormal base, got {', '.join(map(str, laws))}")  # fmt: skip
+            raise ValueError(
+                "LinearGaussian.from_flow: expected Augment(StandardNormal(D_E)) and a "
+                f"StandardNormal base, got the laws {', '.join(map(str, laws))}"
+            )
         features, d = augments[0].keep, flow.base.shape[0]
 
         def latent(v: Tensor) -> Tensor:
-            return _walk(flow, v[:, :features], v[:, features:], lambda law, x, part: part)[3]
+            return run_on(flow, v[:, :features], v[:, features:])[3]
 
         with torch.no_grad():  # a linear map is its values at 0 and at the unit vectors
             t = latent(torch.zeros(1, d, dtype=torch.float64))[0]
@@ -173,7 +102,9 @@ class LinearGaussian:
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x): (B,)."""
         mean, cov = self.marginal
-        return _gaussian_log_prob(x, mean, cov)
+        root = torch.linalg.cholesky(cov)
+        u = torch.linalg.solve_triangular(root, (x - mean).T, upper=False)
+        return -0.5 * ((u * u).sum(0) + x.shape[1] * LOG_2PI) - root.diagonal().log().sum()
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """p(e | x): means (B, D_E) and precision Lambda_ee (D_E, D_E)."""
@@ -238,8 +169,8 @@ class ScalarANF:
 
     A VAE with encoder q(z | x) = N(b x, a^2) and decoder p(x | z) = N(c z, d^2), so that
     p(x) = N(0, c^2 + d^2) and p(z | x) = N(k x, v) with k = c / (c^2 + d^2),
-    v = d^2 / (c^2 + d^2). In the noise: p(e | x) = N((k - b) x / a, v / a^2). The gap is 0 for every
-    x exactly where a^2 = v and b = k. Methods take x of any shape and work number by number.
+    v = d^2 / (c^2 + d^2). In the noise: p(e | x) = N((k - b) x / a, v / a^2). The gap is 0 for
+    every x exactly where a^2 = v and b = k. Methods take x of any shape, number by number.
 
     Args:
         a, d: positive scales.  b, c: slopes.
@@ -301,7 +232,8 @@ class ScalarANF:
 
     def iw_gap(self, x: Tensor, k: int) -> Tensor:
         """log p(x) - E[L_K(x)], exact by quadrature, for any K."""
-        e, mass = _normal_nodes(801)
+        e = torch.linspace(-9, 9, 801, dtype=torch.float64)
+        mass = torch.softmax(-0.5 * e * e, dim=0)  # trapezoid for N(0, 1): exact to rounding
         mean, var = (t.reshape(-1, 1).double() for t in self.posterior(x))
         log_r = 0.5 * (e**2 - (e - mean) ** 2 / var - var.log())  # log p(e | x) / q(e)
         return -expected_iw_bound(log_r, mass, k).reshape(x.shape).to(x.dtype)
@@ -312,9 +244,8 @@ class ScalarANF:
         def affine(log_s: float, slope: float, writes: slice, reads: slice) -> AffineCoupling:
             net = nn.Linear(1, 2, dtype=torch.float64)
             with torch.no_grad():
-                net.weight.copy_(torch.tensor([[0.0], [slope]]))
+                net.weight.copy_(torch.tensor([[0.0], [slope]], dtype=torch.float64))
                 net.bias.copy_(torch.tensor([log_s, 0.0], dtype=torch.float64))
-                net.weight[1, 0] = slope
             return AffineCoupling(net, writes=writes, reads=reads)
 
         x, e = slice(0, 1), slice(1, 2)
@@ -326,8 +257,8 @@ class ScalarANF:
 def expected_iw_bound(log_w: Tensor, mass: Tensor, k: int) -> Tensor:
     """E[log (1/K) sum_k w_k] for independent w_k, by quadrature: (B,).
 
-    Uses E[log S] = integral of (exp(-e^u) - phi(e^u)^K) du, phi(s) = E[exp(-s w)], so that K enters
-    as a power and costs nothing (Frullani's integral).
+    Uses E[log S] = integral of (exp(-e^u) - phi(e^u)^K) du, phi(s) = E[exp(-s w)], so that K
+    enters as a power and costs nothing (Frullani's integral).
 
     Args:
         log_w: log-weights (B, N) at N nodes.
@@ -345,218 +276,6 @@ def expected_iw_bound(log_w: Tensor, mass: Tensor, k: int) -> Tensor:
         phi = torch.exp(-torch.exp(u[:, None] + row)) @ mass
         out.append(top + 0.2 * (torch.exp(-torch.exp(u)) - phi**k).sum() - math.log(k))
     return torch.stack(out)
-
-
-# ---- one or two noise features: quadrature --------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Quadrature:
-    """log p(x), the bound and the posterior by the trapezoid rule, for B examples; float64, nats.
-
-    Attributes:
-        log_p: log p(x), (B,).
-        elbo: E_q[log w], (B,).
-        error: change of the gap when every second node is left out, (B,): an upper estimate.
-        edge: share of the mass in the grid's outermost nodes, (B,): near 0, or mass lies outside.
-        e: noise at the N nodes, (B, N, D_E).
-        log_posterior: log p(e | x) there, (B, N).
-        log_q: log q(e | x) there, (B, N).
-        mass: posterior probability of each node, (B, N), sums to 1.
-    """
-
-    log_p: Tensor
-    elbo: Tensor
-    error: Tensor
-    edge: Tensor
-    e: Tensor
-    log_posterior: Tensor
-    log_q: Tensor
-    mass: Tensor
-
-    @property
-    def gap(self) -> Tensor:
-        """log p(x) - ELBO(x) = KL(q(e|x) || p(e|x)): (B,)."""
-        return self.log_p - self.elbo
-
-    @property
-    def eubo(self) -> Tensor:
-        """E_{p(e|x)}[log w] = log p(x) + KL(p(e|x) || q(e|x)): (B,)."""
-        ratio = torch.where(self.mass > 0, self.log_posterior - self.log_q, 0.0)
-        return self.log_p + (self.mass * ratio).sum(1)
-
-
-def quadrature(
-    flow: Flow, x: Tensor, *, tol: float = 1e-6, max_nodes: int | None = None
-) -> Quadrature:
-    """Integrate the noise out, on a grid that follows the posterior of each example.
-
-    A window over the noise is moved and shrunk until it fits the posterior (its mean and its
-    principal axes), then the number of nodes is doubled where the step-halving error or the mass at
-    the edge says so. The bound is integrated over q on a grid of its own. The work is done in
-    float64 on a copy of the flow; all noise is treated as a map of standard normal numbers.
-
-    A posterior mode much narrower than 1/15 of the noise's deviation, beside a broad one, can be missed
-    by the first scan, and no error estimate on the grid can see that.
-
-    Args:
-        flow: a model of (B, D) data whose noise comes from `Augment` and has 1 or 2 features.
-        x: data (B, D_X).
-        tol: step-halving error and edge mass to reach.
-        max_nodes: nodes for each noise feature at most; 2049 for one feature, 129 for two. Where
-            that is not enough, `error` and `edge` say so.
-
-    Raises:
-        ValueError: not 1 or 2 noise features, or noise that cannot be given (see `log_joint`).
-    """
-    flow._check(x)
-    flow, x = _double(flow), x.detach().to("cpu", torch.float64)
-    d = noise_features(flow)
-    if d not in (1, 2) or x.dim() != 2:
-        raise ValueError(
-            f"quadrature: data of shape {tuple(x.shape)} with {d} noise features, expected (B, D_X) "
-            "and 1 or 2; use iw_bound(x, k) or measure_gap"
-        )
-    limit = max_nodes or (2049 if d == 1 else 129)
-
-    def log_w(rows: Tensor, t: Tensor) -> Tensor:  # (b,), (b, N, d) -> (b, N)
-        per = max(1, 65_536 // t.shape[1])
-        out = []
-        for r, part in zip(rows.split(per), t.split(per), strict=True):
-            many = x[r].repeat_interleave(part.shape[1], dim=0)
-            joint, log_q, *_ = _walk(flow, many, part.flatten(0, 1), _from_normal)
-            out.append((joint - log_q).view(len(r), -1))
-        return torch.cat(out)
-
-    def posterior(rows: Tensor, t: Tensor) -> Tensor:  # overflow far out means no mass there
-        values = log_w(rows, t) - 0.5 * ((t * t).sum(-1) + d * LOG_2PI)
-        return torch.where(values.isnan(), -math.inf, values)
-
-    with torch.no_grad():
-        centre, axes = _find_posterior(posterior, x, d)
-        nodes = 257 if d == 1 else 65
-        log_p, error, edge = _integrate(posterior, centre, axes, nodes, limit, tol, logs=True)
-        zero, eye = torch.zeros_like(centre), torch.eye(d, dtype=x.dtype).expand_as(axes)
-        elbo, error_q, edge_q = _integrate(log_w, zero, eye, nodes, limit, tol, logs=False)
-
-        s, log_mass = _grid(nodes, d)
-        t = centre[:, None] + s * REACH @ axes.mT
-        many = x.repeat_interleave(t.shape[1], dim=0)
-        joint, log_q, e, _ = _walk(flow, many, t.flatten(0, 1), _from_normal)
-        shape = (len(x), -1)
-        mass = torch.softmax((joint - log_q).view(shape) - 0.5 * (t * t).sum(-1) + log_mass, dim=1)
-        log_posterior = joint.view(shape) - log_p[:, None]
-    return Quadrature(
-        log_p, elbo, error + error_q, torch.maximum(edge, edge_q),
-        e.view(*shape, d), log_posterior, log_q.view(shape), mass,
-    )  # fmt: skip
-
-
-REACH = 9.0  # a grid reaches this many deviations: N(0, 1) holds 1e-19 beyond
-
-
-def _grid(n: int, d: int) -> tuple[Tensor, Tensor]:
-    """Nodes (n^d, d) on [-1, 1]^d and their log trapezoid weights (n^d,)."""
-    line = torch.linspace(-1, 1, n, dtype=torch.float64)
-    weight = torch.full((n,), math.log(2 / (n - 1)), dtype=torch.float64)
-    weight[[0, -1]] -= math.log(2)
-    nodes = torch.stack(torch.meshgrid(*[line] * d, indexing="ij"), dim=-1)
-    weights = torch.stack(torch.meshgrid(*[weight] * d, indexing="ij"), dim=-1)
-    return nodes.reshape(-1, d), weights.sum(-1).reshape(-1)
-
-
-def _normal_nodes(n: int) -> tuple[Tensor, Tensor]:
-    """Nodes (n,) and probabilities (n,) of the trapezoid rule for N(0, 1)."""
-    s, log_weight = _grid(n, 1)
-    e = s[:, 0] * REACH
-    return e, torch.exp(log_weight + math.log(REACH) - 0.5 * (e * e + LOG_2PI))
-
-
-def _find_posterior(f: Callable, x: Tensor, d: int) -> tuple[Tensor, Tensor]:
-    """Centre (B, d) and axes (B, d, d) of exp(f), found by moving and shrinking a window.
-
-    A posterior narrower than the grid shows on one node only. So the moments are taken of
-    exp(f / T), with the T that spreads the mass over a few nodes: for a Gaussian that keeps the shape
-    and the next, smaller window sees it at a lower T.
-    """
-    n = 129 if d == 1 else 33
-    s, log_weight = _grid(n, d)
-    s, border = s * REACH, (s.abs() == 1).any(1)
-    centre = x.new_zeros(len(x), d)
-    axes = torch.eye(d, dtype=x.dtype).repeat(len(x), 1, 1)
-    rows = torch.arange(len(x))
-    for _ in range(60):
-        values = f(rows, centre[rows, None] + s @ axes[rows].mT)
-        top = values.max(1, keepdim=True)
-        values = (values - top.values.clamp(min=-1e300)).clamp(min=-1e12)
-        temper = x.new_ones(len(rows), 1)
-        for _ in range(25):
-            w = torch.softmax(values / temper + log_weight, dim=1)
-            temper = torch.where((w * w).sum(1, keepdim=True) * 4**d > 1, 4 * temper, temper)
-        mean = w @ s
-        cov = torch.einsum("bn,bni,bnj->bij", w, s - mean[:, None], s - mean[:, None])
-        root = torch.linalg.cholesky(cov + 1e-9 * torch.eye(d, dtype=x.dtype))
-        outside = border[top.indices[:, 0]]  # the mass lies beyond the window: go there, look wider
-        mean = torch.where(outside[:, None], s[top.indices[:, 0]], mean)
-        root = torch.where(outside[:, None, None], 2 * torch.eye(d, dtype=x.dtype), root)
-        centre[rows] = centre[rows] + (axes[rows] @ mean[:, :, None])[:, :, 0]
-        axes[rows] = axes[rows] @ root
-        size = torch.linalg.matrix_norm(root, 2)
-        shift = mean.abs().amax(1)
-        fits = (size > 0.7) & (torch.linalg.matrix_norm(root, -2) > 0.7) & (size < 1.5) & (shift < 1)
-        rows = rows[~fits | outside]
-        if len(rows) == 0:
-            break
-    return centre, axes
-
-
-def _integrate(
-    f: Callable, centre: Tensor, axes: Tensor, n: int, limit: int, tol: float, *, logs: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """log of the integral of exp(f), or the mean of f under N(0, I): value, error, edge (B,)."""
-    d, rows = centre.shape[1], torch.arange(len(centre))
-    out = [centre.new_full((len(centre),), math.nan) for _ in range(3)]
-    reach = centre.new_full((len(centre), 1, 1), REACH)
-    while True:
-        s, log_weight = _grid(n, d)
-        border = (s.abs() == 1).any(1)
-        keep = (torch.arange(n) % 2 == 0).nonzero()[:, 0]  # every second node of each axis
-        second = keep if d == 1 else (keep[:, None] * n + keep).reshape(-1)
-        coarse_weight = _grid((n + 1) // 2, d)[1]
-        t = centre[rows, None] + (s * reach[rows]) @ axes[rows].mT
-        values = f(rows, t)
-        if logs:
-            scale = torch.linalg.slogdet(axes[rows]).logabsdet + d * reach[rows, 0, 0].log()
-            fine = torch.logsumexp(values + log_weight, 1) + scale
-            coarse = torch.logsumexp(values[:, second] + coarse_weight, 1) + scale
-            edge = torch.exp(values + log_weight + (scale - fine)[:, None])[:, border].sum(1)
-        else:
-            scale = -0.5 * ((t * t).sum(-1) + d * LOG_2PI) + d * math.log(REACH)
-            mass = torch.exp(scale + log_weight)
-            fine = (mass * values).sum(1)
-            coarse = (torch.exp(scale[:, second] + coarse_weight) * values[:, second]).sum(1)
-            edge = (mass * values)[:, border].abs().sum(1)
-        error = (fine - coarse).abs()
-        for store, value in zip(out, (fine, error, edge), strict=True):
-            store[rows] = value
-        wide = edge > tol * 1e-3
-        again = (error > tol) | wide
-        if not again.any() or 2 * n - 1 > limit:
-            return tuple(out)
-        if logs:
-            reach[rows[wide]] *= 2
-        rows, n = rows[again], 2 * n - 1
-
-
-def _gaussian_log_prob(x: Tensor, mean: Tensor, cov: Tensor) -> Tensor:
-    root = torch.linalg.cholesky(cov)
-    u = torch.linalg.solve_triangular(root, (x - mean).T, upper=False)
-    return -0.5 * ((u * u).sum(0) + x.shape[1] * LOG_2PI) - root.diagonal().log().sum()
-
-
-def _double(flow: Flow) -> Flow:
-    """A float64 copy on the CPU in eval mode; the caller's flow is left as it is."""
-    return copy.deepcopy(flow).to("cpu", torch.float64).eval()
 
 
 # ---- any flow: the gap panel ----------------------------------------------------------------
@@ -630,14 +349,30 @@ def measure_gap(flow: Flow, x: Tensor, *, k: int = 1000) -> GapReport:
             q = quadrature(flow, x)
             log_p, gap, gap_se, error, exact = q.log_p, q.gap, 0.0, q.error.max().item(), True
     return GapReport(
-        nll=-log_p.mean().item(), nll_se=(log_p.std() / math.sqrt(n)).item(),
-        elbo=iw.elbo.mean().item(), elbo_se=elbo_se, bound=iw.value.mean().item(), k=k,
-        gap=gap.mean().item(), gap_se=gap_se, error=error, exact=exact,
-        ess=iw.ess.mean().item(), var_log_weight=iw.var_log_weight.mean().item(), n=n,
-    )  # fmt: skip
+        nll=-log_p.mean().item(),
+        nll_se=(log_p.std() / math.sqrt(n)).item(),
+        elbo=iw.elbo.mean().item(),
+        elbo_se=elbo_se,
+        bound=iw.value.mean().item(),
+        k=k,
+        gap=gap.mean().item(),
+        gap_se=gap_se,
+        error=error,
+        exact=exact,
+        ess=iw.ess.mean().item(),
+        var_log_weight=iw.var_log_weight.mean().item(),
+        n=n,
+    )
 
 
 __all__ = [
-    "GapReport", "LinearGaussian", "Quadrature", "ScalarANF", "expected_iw_bound", "log_joint",
-    "measure_gap", "noise_features", "quadrature",
-]  # fmt: skip
+    "GapReport",
+    "LinearGaussian",
+    "Quadrature",
+    "ScalarANF",
+    "expected_iw_bound",
+    "log_joint",
+    "measure_gap",
+    "noise_features",
+    "quadrature",
+]
