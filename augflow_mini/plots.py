@@ -29,23 +29,25 @@ DPI = 144  # twice the size on the page is too heavy, once is blurred on a phone
 
 
 def house_style() -> None:
-    """Set matplotlib's defaults to the book's: dark ink on opaque white, readable on a dark page."""
+    """Set matplotlib's defaults: dark ink on opaque white, which a dark page shows as it is."""
     import matplotlib
     from cycler import cycler
 
-    matplotlib.rcParams.update({
-        "axes.prop_cycle": cycler(color=COLOURS),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": "medium",
-        "axes.titlelocation": "left",
-        "figure.facecolor": "white",
-        "font.size": 10,
-        "image.cmap": DENSITY,
-        "legend.frameon": False,
-        "lines.linewidth": 1.8,
-        "savefig.facecolor": "white",
-    })
+    matplotlib.rcParams.update(
+        {
+            "axes.prop_cycle": cycler(color=COLOURS),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": "medium",
+            "axes.titlelocation": "left",
+            "figure.facecolor": "white",
+            "font.size": 10,
+            "image.cmap": DENSITY,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+            "savefig.facecolor": "white",
+        }
+    )
 
 
 def subplots(

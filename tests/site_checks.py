@@ -98,7 +98,8 @@ def pictures(page: Page) -> list[str]:
     """Images without alternative text, and drawings without a name."""
     return page.evaluate(
         """() => [
-          ...[...document.images].filter(e => !e.alt.trim() && e.getAttribute("role") !== "presentation"),
+          ...[...document.images].filter(e =>
+            !e.alt.trim() && e.getAttribute("role") !== "presentation"),
           ...[...document.querySelectorAll(".afx svg, .afx canvas")].filter(e =>
             !e.closest("[aria-hidden=true]") && !e.parentElement.closest("svg") &&
             !(e.getAttribute("role") === "img" && e.getAttribute("aria-label")?.trim()))
@@ -279,4 +280,6 @@ def _moves(kind: str, control: Locator) -> list[tuple[str, list[str]]]:
         return [("one more", ["ArrowUp"]), ("its default", ["ArrowDown"])]
     if kind == "button":
         return [("pressed", ["Enter"])]
-    raise ValueError(f"an explorer has a control of kind {kind!r}: teach tests/site_checks.py to drive it")
+    raise ValueError(
+        f"an explorer has a control of kind {kind!r}: teach tests/site_checks.py to drive it"
+    )

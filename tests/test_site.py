@@ -1,4 +1,4 @@
-"""The built book in a headless Chromium: every page, every explorer, and proof that each check fails.
+"""The built book in a headless Chromium: every page, every explorer, every planted fault.
 
 Reads `_build/html`; `make test` builds it first.
 """
@@ -63,7 +63,7 @@ def test_page(page, chromium, address):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_explorers_from_a_folder(page, chromium):
-    """Opened as a file, with no server: the page is whole and every explorer answers the keyboard."""
+    """Opened as a file, with no server: every explorer answers the keyboard."""
     with check.Visit(chromium, (SITE / page).as_uri()) as visit:
         assert check.explorers(visit.page) + visit.faults == []
 
@@ -104,7 +104,8 @@ MODULE = """
 export default { render({ model, el }) {
   el.className = "afx";
   el.innerHTML = `<label>gap <input type="range" min="0" max="4" step="1" value="2"></label>
-    <button>reset</button><svg role="img" aria-label="a bar" viewBox="0 0 9 9"><rect width="2" height="9"/></svg>
+    <button>reset</button>
+    <svg role="img" aria-label="a bar" viewBox="0 0 9 9"><rect width="2" height="9"/></svg>
     <p role="status"></p>`;
   const input = el.querySelector("input");
   const draw = () => {
@@ -134,7 +135,9 @@ def _page(folder: Path, body: str = "", *, module: str | None = None, **record: 
             f"<noscript><img alt='the still picture'></noscript></div><script>{HOST}</script>"
         )
     path = folder / "page.html"
-    path.write_text(f"<!doctype html>{HEAD}</head><body><main><h1>t</h1>{body}</main></body></html>")
+    path.write_text(
+        f"<!doctype html>{HEAD}</head><body><main><h1>t</h1>{body}</main></body></html>"
+    )
     return path
 
 
@@ -179,12 +182,24 @@ def test_a_planted_fault_is_found(body, expected, chromium, tmp_path):
 @pytest.mark.parametrize(
     ("find", "put", "expected"),
     [
-        ("draw();\n}", "throw new Error('planted');\n}", "error shown: This explorer stopped: planted"),
+        (
+            "draw();\n}",
+            "throw new Error('planted');\n}",
+            "error shown: This explorer stopped: planted",
+        ),
         ("export default", "syntax error", "error shown: This explorer stopped"),
-        ("const gap = ", "if (model.get('gap') === 4) planted(); const gap = ", "planted is not defined"),
+        (
+            "const gap = ",
+            "if (model.get('gap') === 4) planted(); const gap = ",
+            "planted is not defined",
+        ),
         ('textContent = "gap " + gap', 'textContent = "gap"', "the status text did not change"),
         ('setAttribute("width", gap)', 'setAttribute("width", 2)', "the picture did not change"),
-        ('onclick = () => model.set("gap", 2)', "onclick = () => {}", "'reset' to pressed: the status"),
+        (
+            'onclick = () => model.set("gap", 2)',
+            "onclick = () => {}",
+            "'reset' to pressed: the status",
+        ),
         ('role="img" aria-label="a bar"', "", "no alternative text: <svg"),
         ('<p role="status">', "<p>", "exactly one role=status"),
         ("<label>gap <input", "<input", "axe, light: label"),
@@ -196,7 +211,9 @@ def test_a_broken_explorer_is_found(find, put, expected, chromium, tmp_path):
 
 
 def test_a_binary_trait_is_refused(chromium, tmp_path):
-    buffers = [{"path": ["weights"], "encoding": "base64", "data": base64.b64encode(b"1").decode()}]
+    buffers = [
+        {"path": ["weights"], "encoding": "base64", "data": base64.b64encode(b"1").decode()}
+    ]
     path = _page(tmp_path, module=MODULE, buffers=buffers)
     assert "This explorer stopped: binary trait weights" in _faults(chromium, path)
 
@@ -204,7 +221,9 @@ def test_a_binary_trait_is_refused(chromium, tmp_path):
 def test_a_widget_of_another_kind_says_where_it_runs(chromium, tmp_path):
     path = _page(tmp_path, module=MODULE, model_name="FloatSliderModel")
     with check.Visit(chromium, path.as_uri()) as visit:
-        assert "Open the page in Colab or Jupyter" in visit.page.locator(".afx-offline").inner_text()
+        assert (
+            "Open the page in Colab or Jupyter" in visit.page.locator(".afx-offline").inner_text()
+        )
         assert visit.page.locator(".afx-host img").get_attribute("alt") == "the still picture"
 
 
@@ -219,7 +238,10 @@ def test_links_between_widgets(chromium, tmp_path):
             f'<script type="{mime}view+json">{{"model_id": "{m}"}}</script>' for m in "ab"
         )
         saved = json.dumps({"state": states})
-        path = _page(tmp_path, f'<script type="{mime}state+json">{saved}</script>{views}<script>{HOST}</script>')
+        path = _page(
+            tmp_path,
+            f'<script type="{mime}state+json">{saved}</script>{views}<script>{HOST}</script>',
+        )
         with check.Visit(chromium, path.as_uri()) as visit:
             first, second = visit.page.locator(".afx").all()
             first.locator("input").press("End")

@@ -1,0 +1,94 @@
+"""What the repository promises beside the library: examples run, pins are whole, bounds low."""
+
+from __future__ import annotations
+
+import importlib.metadata as metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+README = (ROOT / "README.md").read_text()
+PINS = {
+    canonicalize_name(name): version
+    for name, version in re.findall(
+        r"^([\w.-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE
+    )
+}
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_the_examples_of_the_readme_run(code):
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=300)
+
+
+def _needed(names: set[str]) -> set[str]:
+    """The named packages and all that they bring along on this machine."""
+    found, todo = set(), set(names)
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        for line in metadata.requires(name) or []:
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                todo.add(canonicalize_name(requirement.name))
+        todo -= found
+    return found
+
+
+def test_the_pins_are_complete_and_none_is_superfluous():
+    asked = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    assert _needed({canonicalize_name(Requirement(line).name) for line in asked}) == set(PINS)
+
+
+def test_every_pin_has_its_reason():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if "==" in line and "  # " not in line] == []
+
+
+def test_what_is_installed_is_what_is_pinned():
+    installed = {name: metadata.version(name).split("+")[0] for name in PINS}
+    assert installed == PINS
+
+
+def test_the_library_asks_for_lower_bounds_only():
+    for line in PROJECT["dependencies"]:
+        assert all(bound.operator == ">=" for bound in Requirement(line).specifier), line
+
+
+def test_the_version_is_one():
+    import augflow_mini
+
+    assert metadata.version("augflow-mini") == augflow_mini.__version__
+    assert augflow_mini.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_importing_the_library_loads_no_picture_and_no_widget():
+    code = "import sys, augflow_mini; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for heavy in ("matplotlib", "ipywidgets", "anywidget", "IPython", "sklearn"):
+        assert heavy not in done.stdout.split()
+
+
+def test_papers_named_in_the_book_are_in_the_bibliography():
+    known = set(re.findall(r"eprint = \{([\d.]+)\}", (ROOT / "book/references.bib").read_text()))
+    assert known
+    for path in [
+        *(ROOT / "book").glob("*.ipynb"),
+        *(ROOT / "book").glob("*.md"),
+        ROOT / "README.md",
+    ]:
+        text = path.read_text()
+        if path.suffix == ".ipynb":
+            cells = [c for c in json.loads(text)["cells"] if c["cell_type"] == "markdown"]
+            text = "".join("".join(c["source"]) for c in cells)
+        named = set(re.findall(r"arxiv\.org/(?:abs|pdf)/(\d+\.\d+)", text))
+        assert named <= known, f"{path.name} names {sorted(named - known)}"
