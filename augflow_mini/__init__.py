@@ -25,6 +25,7 @@ from .flow import Flow, Latents
 from .image_recipes import (
     IMAGE_CONFIGS,
     anf_image,
+    compile_parts,
     flowpp,
     glow,
     latent_shape,
@@ -39,7 +40,8 @@ from .nets import MLP, count_parameters
 from .pointwise import Logit, Scale, Sigmoid
 
 # Models as lists
-from .recipes import affine_mlp, anf, realnvp, vae, vflow
+from .recipes import affine_mlp, anf, cif, hierarchical_anf, realnvp, vae, vflow
+from .residual import InvertibleResidual
 from .shape import Append, Checkerboard, Permute, Squeeze
 from .transform import Chain, Inverse, On, Transform, sum_event
 
@@ -63,6 +65,7 @@ __all__ = [
     "ImportanceBound",
     "Inverse",
     "InvertibleLinear",
+    "InvertibleResidual",
     "Latents",
     "Law",
     "LogWeights",
@@ -86,10 +89,13 @@ __all__ = [
     "bits_per_dim",
     "check_normalised",
     "check_transform",
+    "cif",
+    "compile_parts",
     "count_parameters",
     "data_init",
     "flowpp",
     "glow",
+    "hierarchical_anf",
     "latent_shape",
     "randomise",
     "realnvp",

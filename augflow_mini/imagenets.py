@@ -83,7 +83,9 @@ class GatedAttention(nn.Module):
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         h = self.query_key_value(x + position)  # (B, H, W, 3 F)
         h = h.flatten(1, 2).unflatten(2, (3, self.heads, -1))  # (B, T, 3, heads, F / heads)
-        seen = F.scaled_dot_product_attention(*h.permute(2, 0, 3, 1, 4))  # (B, heads, T, F / heads)
+        seen = F.scaled_dot_product_attention(
+            *h.permute(2, 0, 3, 1, 4)
+        )  # (B, heads, T, F / heads)
         seen = seen.transpose(1, 2).reshape(x.shape)
         return x + F.glu(self.out(F.dropout(seen, self.dropout, self.training)), dim=-1)
 
@@ -135,7 +137,8 @@ class GatedAttentionNet(nn.Module):
         self.position = nn.Parameter(0.01 * torch.randn(*size, filters))
         self.first = Conv(inputs, filters)
         self.blocks = nn.ModuleList(
-            GatedBlock(filters, heads=heads, context=context, dropout=dropout) for _ in range(blocks)
+            GatedBlock(filters, heads=heads, context=context, dropout=dropout)
+            for _ in range(blocks)
         )
         self.last = Conv(filters, outputs, gain=last_gain)
 
@@ -193,7 +196,13 @@ class WideResidualNet(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, filters: int = 64, blocks: int = 2, last_gain: float = 0.1
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        filters: int = 64,
+        blocks: int = 2,
+        last_gain: float = 0.1,
     ) -> None:
         super().__init__()
         self.first = Conv(inputs, filters)

@@ -44,7 +44,9 @@ class MixLogisticCoupling(Coupling):
     ) -> None:
         super().__init__(net, writes=writes, reads=reads)
         if components < 1:
-            raise ValueError(f"MixLogisticCoupling: components is {components}, expected at least 1")
+            raise ValueError(
+                f"MixLogisticCoupling: components is {components}, expected at least 1"
+            )
         if clamp is not None and not clamp > 0:
             raise ValueError(
                 f"MixLogisticCoupling: clamp is {clamp}, expected a positive number or None"

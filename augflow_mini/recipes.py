@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .augment import Augment
+from .augment import Augment, Slice
 from .coupling import AffineCoupling
-from .distributions import StandardNormal
+from .distributions import GaussianNet, StandardNormal
 from .linear import InvertibleLinear
 from .nets import MLP
 from .transform import Inverse, Transform
@@ -81,6 +81,66 @@ def anf(features: int, noise: int, *, steps: int, **net: object) -> list[Transfo
 def vae(features: int, latent: int, **net: object) -> list[Transform]:
     """Gaussian variational autoencoder: one step of `anf`. Kingma & Welling 2014."""
     return anf(features, latent, steps=1, **net)
+
+
+def hierarchical_anf(
+    features: int, widths: Sequence[int], *, steps: int = 1, **net: object
+) -> list[Transform]:
+    """Hierarchical ANF: L noise blocks, encoded bottom-up, decoded top-down, N times.
+
+        z_l = m_l + s_l e_l, (m_l, s_l) of (x, z_1 .. z_{l-1}),          l = 1 .. L
+        y_0 = (x - m_0) / s_0, (m_0, s_0) of (z_1 .. z_L)
+        y_l = (z_l - m_l) / s_l, (m_l, s_l) of (z_{l+1} .. z_L),         l = 1 .. L-1
+
+    One step is an L-layer hierarchical VAE with bottom-up inference; L = 1 is `anf`.
+
+    Args:
+        features: D_X.
+        widths: D_E of each level, nearest to the data first; L of them.
+        steps: N.
+        net: options of `affine_mlp`.
+
+    Base: `StandardNormal(features + sum(widths))`. Huang et al. 2020, hierarchical ANF.
+    """
+    if not widths or min(widths) < 1:
+        raise ValueError(f"hierarchical_anf: widths {widths}, expected one positive width a level")
+    ends = [features]
+    for width in widths:
+        ends.append(ends[-1] + width)
+    x, *e = [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    layers: list[Transform] = [Augment(StandardNormal(sum(widths)), keep=features)]
+    for _ in range(steps):
+        layers += [affine_mlp(e[i], [x, *e[:i]], **net) for i in range(len(e))]
+        layers.append(Inverse(affine_mlp(x, e, **net)))
+        layers += [Inverse(affine_mlp(e[i], e[i + 1 :], **net)) for i in range(len(e) - 1)]
+    return layers
+
+
+def cif(
+    features: int, noise: int, *, steps: int, couplings: int = 0, **net: object
+) -> list[Transform]:
+    """Continuously indexed flow: augment, move x by what u says, slice u off again; `steps` times.
+
+        u ~ q(u | x);   z = x * exp(log_s(u)) + m(u);   u weighed by p(u | z)
+
+    Unlike ANF nothing of u is kept: only z goes on, so each step draws fresh noise.
+
+    Args:
+        features: D_X.  noise: width of u.  steps: how many.
+        couplings: `realnvp` couplings before each step; 0 for one-dimensional data.
+        net: options of `affine_mlp` and, for q and p, of `MLP`.
+
+    Base: `StandardNormal(features)`. Cornish et al. 2020; as a chain, Nielsen et al. 2020.
+    """
+    x, u = slice(0, features), slice(features, features + noise)
+    options = {k: v for k, v in net.items() if k != "clamp"}
+    law = lambda: GaussianNet(MLP(features, 2 * noise, **options))  # noqa: E731
+    layers: list[Transform] = []
+    for _ in range(steps):
+        layers += realnvp(features, couplings=couplings, **net) if couplings else []
+        layers += [Augment(law(), keep=features), affine_mlp(x, u, **net)]
+        layers.append(Slice(law(), keep=features))
+    return layers
 
 
 def vflow(
