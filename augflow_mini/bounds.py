@@ -25,6 +25,9 @@ class ImportanceBound:
         var_log_weight: unbiased variance of log w_k, (B,); 0 for an exact flow, NaN for K = 1.
         k: K.
 
+    A weight of 0 counts in `value` as what it is and makes `elbo` -inf and the variance inf; where
+    all weights are 0, `value` is -inf and `ess` 0.
+
     Burda et al. 2016, IWAE, eq. 8; Huang et al. 2020 call it the K-sample estimator of AMLE.
     """
 
@@ -49,20 +52,20 @@ class LogWeights:
         """Take in log-weights of shape (k, B); returns itself."""
         n, top = log_w.shape[0], log_w.max(0).values.detach()
         mean = log_w.mean(0)
-        spread = ((log_w - mean) ** 2).sum(0)
+        spread = _where_finite(mean, ((log_w - mean) ** 2).sum(0))
         if self.k == 0:
             self.top, self.mean, self.spread = top, mean, spread
             self.sum_w, self.sum_w2 = self._sums(log_w, top)
         else:
             new_top = torch.maximum(self.top, top)
-            shrink = torch.exp(self.top - new_top)
+            shrink = torch.exp(_difference(self.top, new_top))
             sum_w, sum_w2 = self._sums(log_w, new_top)
             self.sum_w = self.sum_w * shrink + sum_w
             self.sum_w2 = self.sum_w2 * shrink**2 + sum_w2
             self.top = new_top
-            step = mean - self.mean  # Chan et al.: joining two means and sums of squares
+            step = _difference(mean, self.mean)  # Chan et al.: joining two means and spreads
             self.spread = self.spread + spread + step**2 * (self.k * n / (self.k + n))
-            self.mean = self.mean + step * (n / (self.k + n))
+            self.mean = self.mean * (self.k / (self.k + n)) + mean * (n / (self.k + n))
         self.k += n
         return self
 
@@ -79,10 +82,20 @@ class LogWeights:
         return ImportanceBound(
             value=self.top + self.sum_w.log() - math.log(self.k),
             elbo=self.mean,
-            ess=self.sum_w**2 / self.sum_w2,
+            ess=self.sum_w**2 / self.sum_w2.clamp_min(torch.finfo(self.sum_w2.dtype).tiny),
             var_log_weight=variance,
             k=self.k,
         )
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    """a - b, and 0 where both are the same infinity."""
+    return torch.where(a == b, torch.zeros_like(a), a - b)
+
+
+def _where_finite(mean: Tensor, spread: Tensor) -> Tensor:
+    """Spread about the mean; infinite where a log-weight is -inf."""
+    return torch.where(mean == -math.inf, math.inf, spread)
 
 
 @dataclass(frozen=True)

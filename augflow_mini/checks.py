@@ -68,8 +68,9 @@ def check_transform(layer: Transform, x: Tensor, *, atol: float = 1e-8) -> None:
     repr(layer)
     single = copy.deepcopy(layer).float()
     z32, c32 = _seeded(single, x.float())
-    x32, _ = single.inverse(z32)
-    assert z32.dtype == c32.dtype == x32.dtype == torch.float32, "float32 does not stay float32"
+    x32, back32 = single.inverse(z32)
+    kinds = {t.dtype for t in (z32, c32, x32, back32)}
+    assert kinds == {torch.float32}, "float32 does not stay float32"
 
 
 def _seeded(layer: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,6 +103,10 @@ def _check_rows(layer: Transform, x: Tensor, z: Tensor, contrib: Tensor, atol: f
     z_one, c_one = layer(x[:1])
     assert torch.allclose(z_one, z[:1], rtol=0, atol=atol), "a batch of one gives another result"
     assert torch.allclose(c_one, contrib[:1], rtol=0, atol=atol), "a batch of one contributes otherwise"
+    x_one, back_one = layer.inverse(z[-1:])  # not the row that forward saw last
+    assert torch.allclose(x_one, x[-1:], rtol=0, atol=atol) and torch.allclose(
+        back_one, -contrib[-1:], rtol=0, atol=atol
+    ), "inverse is not a function of its own row alone"
 
 
 def _check_gradients(layer: Transform, x: Tensor) -> None:
@@ -120,6 +125,9 @@ def _check_gradients(layer: Transform, x: Tensor) -> None:
 
 
 def _check_state(layer: Transform, x: Tensor, z: Tensor, contrib: Tensor) -> None:
+    for module in layer.modules():
+        loose = [name for name, value in vars(module).items() if isinstance(value, Tensor)]
+        assert not loose, f"state_dict does not carry {', '.join(loose)}: make it a buffer"
     state = {k: v.clone() for k, v in layer.state_dict().items()}
     other = copy.deepcopy(layer)
     with torch.no_grad():

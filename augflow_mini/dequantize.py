@@ -58,7 +58,9 @@ class Carry(Transform):
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         scaled = z * self.levels
         whole = scaled.floor()
-        u = (scaled - whole).clamp(max=1 - torch.finfo(z.dtype).eps)
+        # A number on a bin's edge leaves u = 0, whose logit is infinite: stay half a step inside.
+        eps = torch.finfo(z.dtype).eps
+        u = (scaled - whole).clamp(eps / 2, 1 - eps)
         return torch.cat([whole.clamp(0, self.levels - 1), u], dim=1), -self._contrib(z)
 
     def _contrib(self, x: Tensor) -> Tensor:
