@@ -34,8 +34,8 @@ VFLOW_PLAN = (
     *["checkerboard"] * 2, *["channel"] * 2, "squeeze", *["checkerboard"] * 2, *["channel"] * 3
 )  # fmt: skip
 
-# Released configurations, and a family of a million parameters (within 1 %) at 3, 4 and 6 channels:
-# same plan, depth and dequantiser; what the posterior and the extra channels cost, the width pays.
+# Released configurations, and a family of a million parameters (within 1 %) at 3, 4, 6 channels:
+# same plan, depth and dequantiser; what the posterior and the extra channels cost, width pays.
 _PAPER = dict(filters=96, blocks=10, components=32, dropout=0.2, pixel_norm=True)
 _MINI = dict(
     blocks=3, components=4, heads=2, context=8,
@@ -68,7 +68,7 @@ def mixture_step(
     context: int = 0,
     **net: object,
 ) -> MixLogisticCoupling:
-    """A mixture-of-logistics coupling with Flow++'s conditioner; the last `context` reads are context."""
+    """A mixture coupling with Flow++'s conditioner; the last `context` reads are context."""
     moved = writes.stop - writes.start
     seen = sum(b.stop - b.start for b in reads) - context
     outputs = moved * (2 + 3 * components)
@@ -86,7 +86,7 @@ def couplings_on(
     pixel_norm: bool = False,
     **step: object,
 ) -> list[Transform]:
-    """`count` times: norm and 1x1 convolution of each half of a block, then one half moves the other.
+    """`count` times: norm and 1x1 convolution of each half of a block, then a coupling.
 
     Args:
         start, width: the block of dimension 1; its first and second half are written by turns.
@@ -125,7 +125,7 @@ def conditional_flow(
     count: int = 4,
     **step: object,
 ) -> list[Transform]:
-    """q(e | x) on images: checkerboard couplings that move channels `given`.. and read the first ones.
+    """q(e | x) on images: checkerboard couplings that read the first channels and move the rest.
 
     A context network looks at x once; its features are appended, read and dropped again. The given
     channels leave as they came.
@@ -209,17 +209,17 @@ def vflow_image(
         levels: how many values an integer may take.
         plan: the couplings of the joint, see `planned`.
         filters, blocks, components, heads, dropout: of the joint's conditioners.
-        dequant_blocks, dequant_filters: depth and width of the dequantiser's conditioners, 0 blocks
-            for uniform noise; width None is `filters`.
+        dequant_blocks, dequant_filters: depth and width of the dequantiser's conditioners,
+            0 blocks for uniform noise; width None is `filters`.
         posterior_blocks, posterior_filters: the same of the posterior's; 0 for q(z | x) = N(0, I).
         context: width of the features that dequantiser and posterior take from x.
         pixel_norm: an `ActNorm` scale for each position, as released, or one for each channel.
-        squash: end the posterior with a sigmoid, as released. z then lives in (0, 1), which the joint
-            does not know: the bound stays a bound, but E[w] is a little below p(x).
+        squash: end the posterior with a sigmoid, as released. z then lives in (0, 1), which the
+            joint does not know: the bound stays a bound, but E[w] is a little below p(x).
         validate: see `Carry`.
 
-    Base: `StandardNormal(*latent_shape(shape, extra=extra, plan=plan))`. Ho et al. 2019, Flow++; Chen
-    et al. 2020, VFlow, and their released CIFAR-10 scripts.
+    Base: `StandardNormal(*latent_shape(shape, extra=extra, plan=plan))`. Ho et al. 2019, Flow++;
+    Chen et al. 2020, VFlow, and their released CIFAR-10 scripts.
     """
     c, *size = shape
     size = tuple(size)
@@ -315,10 +315,10 @@ def glow(
     levels: int = 256,
     validate: bool = True,
 ) -> list[Transform]:
-    """Glow: per scale a squeeze, `steps` times (norm, 1x1 convolution, coupling), half factored out.
+    """Glow: squeeze, `steps` times (norm, 1x1 convolution, coupling), half factored out.
 
-    Base: `StandardNormal` of shape (C 2^(scales + 1), H / 2^scales, W / 2^scales). Kingma & Dhariwal
-    2018; uniform noise as there, the logit as in Real NVP.
+    Base: `StandardNormal` of shape (C 2^(scales + 1), H / 2^scales, W / 2^scales). Kingma and
+    Dhariwal 2018; uniform noise as there, the logit as in Real NVP.
     """
     layers, channels = _pixels(levels, shape, validate), shape[0]
     for scale in range(scales):
@@ -343,10 +343,11 @@ def realnvp_image(
     levels: int = 256,
     validate: bool = True,
 ) -> list[Transform]:
-    """Multi-scale Real NVP: 3 checkerboard couplings, squeeze, 3 channel couplings, factor out half.
+    """Multi-scale Real NVP: checkerboard couplings, squeeze, channel couplings, factor out.
 
-    The last scale has 4 checkerboard couplings. Base: `StandardNormal` of shape
-    (C 2^(scales - 1), H / 2^(scales - 1), W / 2^(scales - 1)). Dinh et al. 2017, section 3.6.
+    Three couplings of each kind at each scale, four checkerboard ones at the last.
+    Base: `StandardNormal` of shape (C 2^(scales - 1), H / 2^(scales - 1), W / 2^(scales - 1)).
+    Dinh et al. 2017, section 3.6.
     """
     layers, channels = _pixels(levels, shape, validate), shape[0]
     net = dict(filters=filters, blocks=blocks)

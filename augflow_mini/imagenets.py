@@ -157,8 +157,8 @@ class ContextNet(nn.Module):
     """Features of an image for the couplings of q: (B, inputs, H, W) -> (B, filters, H, W).
 
     Args:
-        levels: the input holds integers 0 .. levels - 1, to be scaled to [-1/2, 1/2); None for inputs
-            of moderate size.
+        levels: the input holds integers 0 .. levels - 1, to be scaled to [-1/2, 1/2); None for
+            inputs of moderate size.
     """
 
     def __init__(
@@ -191,8 +191,8 @@ class WideResidualNet(nn.Module):
         filters: width of the blocks.  blocks: how many, two 3x3 convolutions each.
         last_gain: deviation of the outputs at the start.
 
-    Zagoruyko & Komodakis 2016, Wide Residual Networks; with layer norm, so that rows of a batch stay
-    independent.
+    Zagoruyko & Komodakis 2016, Wide Residual Networks; with layer norm, so that rows of a batch
+    stay independent.
     """
 
     def __init__(
@@ -247,8 +247,8 @@ class ConvNet(nn.Module):
 def data_init(model: nn.Module, x: Tensor) -> None:
     """Scale every convolution so that on x its outputs have mean 0 and deviation `gain`.
 
-    One forward pass of `model` in training mode; `ActNorm`s initialise themselves on the way. Flow++
-    and VFlow start so (after Salimans & Kingma 2016, Weight Normalization, section 3).
+    One forward pass of `model` in training mode; `ActNorm`s initialise themselves on the way.
+    Flow++ and VFlow start so (after Salimans & Kingma 2016, Weight Normalization, section 3).
 
     Args:
         model: called as `model(x)`; for a `Flow` give its `chain`.

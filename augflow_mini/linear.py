@@ -74,8 +74,8 @@ class ActNorm(Transform):
     def _shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.positions and self.positions != x.shape[2:]:
             raise ValueError(
-                f"ActNorm({self.extra_repr()}) got an input of shape {tuple(x.shape)}, expected positions "
-                f"{self.positions}; without positions it takes images of any size"
+                f"ActNorm({self.extra_repr()}) got an input of shape {tuple(x.shape)}, expected "
+                f"positions {self.positions}; without positions it takes images of any size"
             )
         shape = (1, self.features) + (self.positions or (1,) * (x.dim() - 2))
         return self.log_s.view(shape), self.shift.view(shape)
@@ -87,8 +87,9 @@ class ActNorm(Transform):
 
     def _not_ready(self, what: str) -> str:
         return (
-            f"ActNorm({self.features}): {what} before initialisation; its scale and shift come from "
-            "the first batch: call the flow once on data in train() mode, or load a state_dict"
+            f"ActNorm({self.features}): {what} before initialisation; its scale and shift "
+            "come from the first batch: call the flow once on data in train() mode, or load a "
+            "state_dict"
         )
 
     @torch.no_grad()
@@ -97,8 +98,8 @@ class ActNorm(Transform):
         flat = x.movedim(0, -1) if self.positions else x.transpose(0, 1).flatten(1)
         if flat.shape[-1] < 2:
             raise ValueError(
-                f"ActNorm({self.features}): the first batch has shape {tuple(x.shape)}, which gives "
-                "one value for each feature; initialise it with at least 2 examples"
+                f"ActNorm({self.features}): the first batch has shape {tuple(x.shape)}, which "
+                "gives one value for each feature; initialise it with at least 2 examples"
             )
         self.shift.copy_(-flat.mean(-1))
         self.log_s.copy_(-flat.std(-1).clamp_min(1e-6).log())  # a constant feature keeps finite

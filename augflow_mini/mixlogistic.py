@@ -19,18 +19,18 @@ class MixLogisticCoupling(Coupling):
     inverse   x[writes] = CDF^{-1}(sigmoid((z[writes] - m) * exp(-log_s))), by bisection
     contrib   sum of log pdf - log CDF - log(1 - CDF) + log_s over the writes block
 
-    CDF and pdf are those of a mixture of K logistics; its weights, means and log-scales, log_s and m
-    come from a network that sees only `reads`. Both tails are taken from log CDF and log(1 - CDF), so
-    nothing saturates: far outside, the map is a straight line. It is a bijection of R.
+    CDF and pdf are those of a mixture of K logistics; its weights, means and log-scales, log_s and
+    m come from a network that sees only `reads`. Both tails are taken from log CDF and
+    log(1 - CDF), so nothing saturates: far outside, the map is a line. It is a bijection of R.
 
     Args: as `Coupling`, and
-        net: maps (B, R, ...) to (B, (2 + 3 K) W, ...): log_s, m (W each), then weights' logits, means
-            and log-scales (W K each, feature by feature).
+        net: maps (B, R, ...) to (B, (2 + 3 K) W, ...): log_s, m (W each), then weights' logits,
+            means and log-scales (W K each, feature by feature).
         components: K.
         clamp: log_s becomes clamp * tanh(log_s / clamp); None leaves it free.
 
-    Ho et al. 2019, Flow++, section 3.2 (eqs. 5-8 there: CDF, inverse sigmoid, affine). Chen et al. 2020,
-    VFlow, appendix B squeezes the CDF into (.05, .95) against NaN gradients; log-space needs no squeeze.
+    Ho et al. 2019, Flow++, section 3.2. The released VFlow code squeezes the CDF into (.05, .95)
+    against NaN gradients (Chen et al. 2020, appendix B); log-space needs no squeeze.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ def mixture_logit_inverse(
     """The x with mixture_logit(x) = y, and log dy/dx there; differentiable.
 
     Bisection between the components' own answers: a mixture's quantile lies between those of its
-    components. The number of halvings is fixed, so an accelerator never waits for a convergence test.
+    components. The number of halvings is fixed: no wait for an accelerator's convergence test.
     """
     with torch.no_grad():
         answers = mean + y.unsqueeze(2) * log_scale.exp()
@@ -111,7 +111,7 @@ def mixture_logit_inverse(
             too_low = mixture_logit(x, log_weight, mean, log_scale)[0] < y
             low, high = torch.where(too_low, x, low), torch.where(too_low, high, x)
         x = 0.5 * (low + high)
-    # x solves f(x, mixture) = y, so dx = (dy - df) / f'(x): value x, gradient of the implicit function.
+    # x solves f(x, mixture) = y, so dx = (dy - df) / f'(x): the implicit function's gradient.
     f, log_slope = mixture_logit(x, log_weight, mean, log_scale)
     error = y - f
     x = x + (error - error.detach()) * torch.exp(-log_slope.detach())

@@ -31,7 +31,9 @@ def affine_mlp(
     return AffineCoupling(net, writes=writes, reads=reads, clamp=clamp)
 
 
-def realnvp(features: int, *, couplings: int, linear: bool = False, **net: object) -> list[Transform]:
+def realnvp(
+    features: int, *, couplings: int, linear: bool = False, **net: object
+) -> list[Transform]:
     """Affine couplings that move the two halves of the features in turn.
 
     Args:
@@ -44,8 +46,8 @@ def realnvp(features: int, *, couplings: int, linear: bool = False, **net: objec
     """
     if features < 2:
         raise ValueError(
-            f"realnvp: {features} feature cannot be split into two blocks; a coupling flow needs at "
-            "least 2. Augment the data first (see anf) or use a 1-D flow"
+            f"realnvp: {features} feature cannot be split into two blocks; a coupling flow needs "
+            "at least 2. Augment the data first (see anf) or use a 1-D flow"
         )
     a, b = slice(0, features // 2), slice(features // 2, features)
     layers: list[Transform] = []
@@ -62,8 +64,8 @@ def anf(features: int, noise: int, *, steps: int, **net: object) -> list[Transfo
 
         (x, e) -> (x, z = m_enc(x) + s_enc(x) e) -> (y = (x - m_dec(z)) / s_dec(z), z)
 
-    The decoder is an `Inverse`, so its network returns the mean and log-scale of x given z, as in any
-    VAE; with steps=1 the model *is* the Gaussian VAE.
+    The decoder is an `Inverse`, so its network returns the mean and log-scale of x given z, as in
+    any VAE; with steps=1 the model *is* the Gaussian VAE.
 
     Args:
         features: D_X.  noise: D_E.  steps: N.

@@ -83,7 +83,7 @@ class InvertibleResidual(Transform):
         super().__init__()
         if not 0 < lipschitz < 1:
             raise ValueError(
-                f"InvertibleResidual: lipschitz is {lipschitz}, expected a number between 0 and 1; "
+                f"InvertibleResidual: lipschitz is {lipschitz}, expected between 0 and 1; "
                 "at 1 and above x + g(x) need not be invertible"
             )
         self.features, self.lipschitz = features, lipschitz
@@ -121,8 +121,8 @@ class InvertibleResidual(Transform):
     def log_det_estimate(self, x: Tensor, *, sure: int = 2, stop: float = 0.5) -> Tensor:
         """One unbiased draw of the contribution for each row: (B,).
 
-        log det (I + J) = sum over k of (-1)^(k+1) / k * tr J^k, traces from one random sign vector v
-        as v' J^k v, the sum cut at a random length and each term divided by the probability of
+        log det (I + J) = sum over k of (-1)^(k+1) / k * tr J^k, traces from one random sign vector
+        v as v' J^k v, the sum cut at a random length and each term divided by the probability of
         reaching it (Russian roulette).
 
         Args:

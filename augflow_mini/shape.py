@@ -82,15 +82,15 @@ class Squeeze(Transform):
 class Checkerboard(Transform):
     """Turn the two colours of a checkerboard into two blocks of channels.
 
-    forward   (B, C, H, W) -> (B, 2 C, H, W/2): channels of the black pixels, then of the white ones
+    forward   (B, C, H, W) -> (B, 2 C, H, W/2): channels of the black pixels, then the white
     inverse   (B, 2 C, H, W/2) -> (B, C, H, W)
     contrib   0
 
     So a coupling on channel blocks is a checkerboard coupling, without masks.
 
     Args:
-        groups: widths of blocks of channels that are split each on its own, one after the other; None
-            takes all channels as one block.
+        groups: widths of blocks of channels that are split each on its own, one after the other;
+            None takes all channels as one block.
         columns: take whole columns by turns, which is what the released Flow++ and VFlow code does
             under this name: each half is then a plain grid, and a convolution means the same in
             every row.
@@ -110,19 +110,21 @@ class Checkerboard(Transform):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.dim() != 4 or x.shape[3] % 2 or (self.groups and x.shape[1] != sum(self.groups)):
             raise ValueError(
-                f"Checkerboard({self.extra_repr()}) got an input of shape {tuple(x.shape)}, expected "
-                "(B, C, H, W) with even W and as many channels as its groups hold"
+                f"Checkerboard({self.extra_repr()}) got an input of shape {tuple(x.shape)}, "
+                "expected (B, C, H, W) with even W and as many channels as its groups hold"
             )
         pairs = self._swap(x.unflatten(3, (-1, 2)))  # (B, C, H, W/2, 2)
         blocks = pairs.split(self.groups or [x.shape[1]], dim=1)
-        return torch.cat([half for b in blocks for half in b.unbind(4)], 1), x.new_zeros(x.shape[0])
+        halves = [half for block in blocks for half in block.unbind(4)]
+        return torch.cat(halves, dim=1), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         groups = self.groups or [z.shape[1] // 2]
         if z.dim() != 4 or z.shape[1] != 2 * sum(groups):
             raise ValueError(
-                f"Checkerboard({self.extra_repr()}).inverse got an input of shape {tuple(z.shape)}, "
-                "expected (B, 2 C, H, W) with as many channels as its groups hold"
+                f"Checkerboard({self.extra_repr()}).inverse got an input of shape "
+                f"{tuple(z.shape)}, expected (B, 2 C, H, W) with as many channels "
+                "as its groups hold"
             )
         halves = z.split([width for g in groups for width in (g, g)], dim=1)
         pairs = torch.stack([torch.cat(halves[0::2], 1), torch.cat(halves[1::2], 1)], dim=4)
@@ -146,8 +148,8 @@ class Append(Transform):
     inverse   (x, h) -> x
     contrib   0: h is a function of x, not a new random quantity
 
-    `Inverse(Append(...))` drops h again. In between, layers may read h but must write neither h nor
-    the features it was made from. It spares several couplings the same work.
+    `Inverse(Append(...))` drops h again. In between, layers may read h but must write neither h
+    nor the features it was made from. It spares several couplings the same work.
 
     Args:
         net: maps (B, R, ...) to (B, width, ...).

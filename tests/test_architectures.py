@@ -76,13 +76,13 @@ def normal(*shape, seed=0):
 
 
 def ready(layers, x):
-    """A chain in float64 with its ActNorms initialised and then every parameter replaced by noise."""
+    """A chain in float64, ActNorms initialised, then every parameter replaced by noise."""
     chain = Chain(list(layers)).double()
     chain(x)
     return randomise(chain, seed=1)
 
 
-# ---- each layer and each block of layers keeps the promises of a Transform ---------------------
+# ---- each layer and each block of layers keeps the promises of a Transform --------------------
 
 
 def mixture(inputs, width, components):
@@ -90,29 +90,48 @@ def mixture(inputs, width, components):
 
 
 def appended():
-    """Append, a coupling that reads what was appended, and drop it again: square, so fully checked."""
+    """Append, a coupling that reads what was appended, drop it again: square, so fully checked."""
     reader = Append(ConvNet(1, 3, filters=4, last_gain=1.0), reads=slice(0, 1), width=3)
     moved = affine_image(slice(1, 3), slice(3, 6), ConvNet, filters=4)
     return Chain([reader, moved, Inverse(reader)])
 
 
+def mixed(net, start, stop, components, **options):
+    return MixLogisticCoupling(net, writes=slice(start, stop), components=components, **options)
+
+
+def attention(inputs, outputs, **options):
+    return GatedAttentionNet(inputs, outputs, size=(4, 4), filters=4, heads=2, **options)
+
+
+def convolutional(net):
+    return affine_image(slice(1, 3), slice(0, 1), net, filters=4)
+
+
 IMAGE, VECTOR = (3, 3, 4, 4), (5, 4)
+SMOOTH = dict(hidden=(8,), activation=nn.Tanh)
 LAYERS = {
-    "mixture coupling": (lambda: MixLogisticCoupling(mixture(2, 2, 3), writes=slice(2, 4), components=3), VECTOR),
-    "mixture coupling, no clamp": (lambda: MixLogisticCoupling(mixture(3, 1, 2), writes=slice(0, 1), components=2, clamp=None), VECTOR),
-    "mixture flow in 1-D, reads nothing": (lambda: MixLogisticCoupling(mixture(0, 1, 3), writes=slice(0, 1), components=3), (5, 1)),
-    "mixture coupling, image": (lambda: MixLogisticCoupling(GatedAttentionNet(1, 16, size=(4, 4), filters=4, blocks=1, heads=2), writes=slice(1, 3), components=2), IMAGE),
-    "gated attention with context": (lambda: AffineCoupling(GatedAttentionNet(1, 2, size=(4, 4), filters=4, blocks=2, heads=2, context=1), writes=slice(2, 3)), IMAGE),
-    "wide residual coupling": (lambda: affine_image(slice(1, 3), slice(0, 1), WideResidualNet, filters=4), IMAGE),
-    "convolutional coupling": (lambda: affine_image(slice(0, 1), slice(1, 3), ConvNet, filters=4), IMAGE),
+    "mixture coupling": (lambda: mixed(mixture(2, 2, 3), 2, 4, 3), VECTOR),
+    "mixture coupling, no clamp": (lambda: mixed(mixture(3, 1, 2), 0, 1, 2, clamp=None), VECTOR),
+    "mixture flow in 1-D, reads nothing": (lambda: mixed(mixture(0, 1, 3), 0, 1, 3), (5, 1)),
+    "mixture coupling, image": (lambda: mixed(attention(1, 16, blocks=1), 1, 3, 2), IMAGE),
+    "gated attention with context": (
+        lambda: AffineCoupling(attention(1, 2, blocks=2, context=1), writes=slice(2, 3)),
+        IMAGE,
+    ),
+    "wide residual coupling": (lambda: convolutional(WideResidualNet), IMAGE),
+    "convolutional coupling": (lambda: convolutional(ConvNet), IMAGE),
     "checkerboard": (Checkerboard, IMAGE),
     "checkerboard by columns": (lambda: Checkerboard(columns=True), IMAGE),
     "checkerboard in groups": (lambda: Checkerboard((1, 2)), IMAGE),
     "append, read, drop": (appended, IMAGE),
     "packed linear": (lambda: InvertibleLinear(4, noise=0.01), VECTOR),
     "residual": (lambda: InvertibleResidual(4, hidden=(8, 8)), VECTOR),
-    "hierarchical ANF": (lambda: Chain(hierarchical_anf(4, [1, 2], steps=2, hidden=(8,), activation=nn.Tanh)), VECTOR),
-}  # fmt: skip
+    "hierarchical ANF": (
+        lambda: Chain(hierarchical_anf(4, [1, 2], steps=2, **SMOOTH)),
+        VECTOR,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -124,11 +143,12 @@ def test_layer_keeps_its_promises(name):
     check_transform(layer, normal(*shape))
 
 
+CONDITIONAL = dict(size=(4, 4), context=3, context_blocks=1, **TINY)
 CHAINS = {
     "channel and checkerboard plan": lambda: planned(3, (4, 4), BOTH, **TINY),
     "norm for each position": lambda: planned(3, (4, 4), BOTH[:1], pixel_norm=True, **TINY),
-    "conditional flow": lambda: conditional_flow(1, 2, size=(4, 4), context=3, context_blocks=1, **TINY),
-}  # fmt: skip
+    "conditional flow": lambda: conditional_flow(1, 2, **CONDITIONAL),
+}
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -280,20 +300,27 @@ def test_mini_family_spends_one_budget():
 
 SMALL = (3, 8, 8)
 SOME = dict(TINY, context=4)
+
+
+def small_vflow(**options):
+    return lambda: vflow_image(SMALL, **SOME, **options)
+
+
+RELEASED = dict(extra=1, squash=True, pixel_norm=True, dropout=0.2)
 RECIPES = {
-    "flowpp": (lambda **o: flowpp(SMALL, **SOME, **o), (12, 4, 4)),
-    "vflow": (lambda **o: vflow_image(SMALL, extra=3, plan=VFLOW_PLAN, **SOME, **o), (24, 4, 4)),
-    "vflow as released": (lambda **o: vflow_image(SMALL, extra=1, squash=True, pixel_norm=True, dropout=0.2, **SOME, **o), (16, 4, 4)),
-    "vflow, no flows in q": (lambda **o: vflow_image(SMALL, extra=1, dequant_blocks=0, posterior_blocks=0, **SOME, **o), (16, 4, 4)),
-    "glow": (lambda **o: glow(SMALL, filters=8, steps=2, **o), (24, 2, 2)),
-    "realnvp": (lambda **o: realnvp_image(SMALL, filters=8, blocks=1, **o), (6, 4, 4)),
-    "anf": (lambda **o: anf_image(SMALL, extra=4, filters=8, blocks=1, **o), (16, 4, 4)),
-}  # fmt: skip
+    "flowpp": (lambda: flowpp(SMALL, **SOME), (12, 4, 4)),
+    "vflow": (small_vflow(extra=3, plan=VFLOW_PLAN), (24, 4, 4)),
+    "vflow as released": (small_vflow(**RELEASED), (16, 4, 4)),
+    "no flow in q": (small_vflow(extra=1, dequant_blocks=0, posterior_blocks=0), (16, 4, 4)),
+    "glow": (lambda: glow(SMALL, filters=8, steps=2), (24, 2, 2)),
+    "realnvp": (lambda: realnvp_image(SMALL, filters=8, blocks=1), (6, 4, 4)),
+    "anf": (lambda: anf_image(SMALL, extra=4, filters=8, blocks=1), (16, 4, 4)),
+}
 
 
-def image_flow(name, **options):
+def image_flow(name):
     make, shape = RECIPES[name]
-    flow = Flow(make(**options), StandardNormal(*shape), validate=options.get("validate", True))
+    flow = Flow(make(), StandardNormal(*shape))
     x = torch.randint(0, 256, (16, *SMALL)).float()
     data_init(flow.chain, x)
     with torch.no_grad():  # off the zero-initialised start
