@@ -48,125 +48,145 @@ export function writeState(key, inputs, get) {
   return `#${key}?${new URLSearchParams(pairs)}`;
 }
 
-// ---- the frame of an explorer ---------------------------------------------------------------------
+// ---- the frame of an explorer -------------------------------------------------------------------
+
+/* What `draw` and a button's `run` get: the state, the pictures and the status line. */
+class Page {
+  constructor(model, el) {
+    Object.assign(this, { model, el, svg: {}, status: h("p", { role: "status" }), moving: null });
+  }
+
+  get(name) { return this.model.get(name); }
+  set(state) { for (const [name, value] of Object.entries(state)) this.model.set(name, value); }
+
+  width(name) { return this.svg[name].clientWidth || this.svg[name].parentNode.clientWidth || 320; }
+  narrow() { return this.el.clientWidth < 560; }    // pictures stand below each other: draw them lower
+  describe(name, text) { this.svg[name].setAttribute("aria-label", text); }
+
+  /* The status line: numbers, each with its name and the colour it has in the pictures; a sentence. */
+  say(items, sentence) {
+    const hidden = (text) => h("span", { class: "afx-sr" }, text);
+    this.status.replaceChildren(...items.map(([name, value, colour]) =>
+      h("span", { class: "afx-item", style: `border-color: var(--afx-${colour})` },
+        h("span", {}, name), hidden(" = "), h("b", {}, value), hidden("; "))),
+    h("span", { class: "afx-note" }, sentence));
+  }
+
+  /* Glide numbers to a new state; at once where the reader asked for less motion. */
+  glide(state, ms = 600) {
+    this.stop();
+    const names = Object.keys(state), from = names.map((name) => this.get(name));
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches, start = performance.now();
+    const step = (now) => {
+      const t = still ? 1 : clamp((now - start) / ms, 0, 1), eased = t * t * (3 - 2 * t);
+      this.moving = t < 1 ? requestAnimationFrame(step) : null;
+      names.forEach((name, i) =>
+        this.model.set(name, t < 1 ? from[i] + (state[name] - from[i]) * eased : state[name]));
+    };
+    step(start);
+  }
+
+  stop() {
+    cancelAnimationFrame(this.moving);
+    this.moving = null;
+  }
+}
 
 /* Build the frame in `el` and keep it in step with the model; returns the cleanup function.
 
      key       name of the state in the address
      label     what the explorer is, for screen readers
      pictures  [{ name, caption, legend: [[text, colour, kind]] }]
-     buttons   [{ text, run(page) }], beside the ones that every explorer has
+     buttons   [{ text, run(page) }], beside those that every explorer has
      traits    traits other than the controls' that change the picture
-     draw      draw(page): page.get(trait), page.svg[name], page.width(name), page.say(items, note),
-               page.describe(name, text); returns the numbers for the trait `shown` */
+     draw      draw(page) draws, calls page.say and page.describe, returns the numbers for `shown`
+
+   page.redraw() draws soon; page.tell(text) also adds a sentence to the status, until a change. */
 export function mount({ model, el }, { key, label, pictures, buttons = [], traits = [], draw }) {
-  const inputs = model.get("inputs"), svg = {}, end = [];
-  const on = (target, name, f) => {
-    (target.on || target.addEventListener).call(target, name, f);
-    end.push(() => (target.off || target.removeEventListener).call(target, name, f));
-  };
-  const status = h("p", { role: "status" });
-  const page = {
-    model, svg, moving: null,
-    get: (name) => model.get(name),
-    width: (name) => svg[name].clientWidth || svg[name].parentNode.clientWidth || 320,
-    narrow: () => el.clientWidth < 560,    // pictures stand below each other: draw them lower
-    describe: (name, text) => svg[name].setAttribute("aria-label", text),
-    say(items, note = "") {
-      status.replaceChildren(...items.map(([name, value, colour = "line"]) =>
-        h("span", { class: "afx-item", style: `border-color: var(--afx-${colour})` },
-          h("span", {}, name), h("span", { class: "afx-sr" }, " = "), h("b", {}, value),
-          h("span", { class: "afx-sr" }, "; "))), h("span", { class: "afx-note" }, note));
-    },
-    note: (text) => status.lastChild.replaceChildren(text),
-    set(state) { for (const [name, value] of Object.entries(state)) model.set(name, value); },
-    /* Glide numbers to a new state; at once where the reader asked for less motion. */
-    glide(state, ms = 600) {
-      const from = Object.fromEntries(Object.keys(state).map((name) => [name, model.get(name)])), start = performance.now();
-      cancelAnimationFrame(page.moving);
-      if (matchMedia("(prefers-reduced-motion: reduce)").matches) ms = 0;
-      const step = (now) => {
-        const t = ms ? clamp((now - start) / ms, 0, 1) : 1, eased = t * t * (3 - 2 * t);
-        page.moving = t < 1 ? requestAnimationFrame(step) : null;
-        for (const name of Object.keys(state)) {
-          model.set(name, t < 1 ? from[name] + (state[name] - from[name]) * eased : state[name]);
-        }
-      };
-      step(start);
-    },
+  const inputs = model.get("inputs"), page = new Page(model, el), end = [() => page.stop()];
+  const onModel = (name, f) => {
+    model.on("change:" + name, f);
+    end.push(() => model.off("change:" + name, f));
   };
 
   // Several traits may change in one event: draw once, right after it.
-  let waiting = false;
+  let waiting = false, told = "";
   const redraw = () => {
     waiting = false;
     model.set("shown", draw(page));
+    if (told) page.status.lastChild.append(" ", told);
     if (page.moving === null) model.save_changes();
   };
-  const later = page.redraw = () => { if (!waiting) { waiting = true; queueMicrotask(redraw); } };
+  page.redraw = () => { if (!waiting) { waiting = true; queueMicrotask(redraw); } };
+  page.tell = (text) => { told = text; page.redraw(); };
+  for (const name of [...inputs.map((input) => input.name), ...traits]) onModel(name, () => page.tell(""));
 
-  const figures = pictures.map(({ name, caption, legend = [] }) => {
-    svg[name] = h("svg", { role: "img", "aria-label": caption });
-    const keys = legend.map(([text, colour, kind]) => h("span", { class: "afx-key" },
-      h("span", { class: `afx-swatch afx-${kind}`, style: `color: var(--afx-${colour})`, "aria-hidden": "true" }), text));
-    return h("figure", { class: `afx-${name}` }, h("figcaption", {}, h("b", {}, caption), h("span", { class: "afx-legend" }, ...keys)), svg[name]);
-  });
-  const rows = inputs.map((input) => control(page, input, (name) => on(model, "change:" + name, later)));
-  const action = ({ text, run }) => {
-    const button = h("button", { type: "button" }, text);
-    button.addEventListener("click", () => { cancelAnimationFrame(page.moving); page.moving = null; run(page); });
-    return button;
-  };
-  const all = [...buttons, {
-    text: "Reset",
-    run: () => {
-      page.set(Object.fromEntries(inputs.map(({ name, start }) => [name, start])));
-      redraw();
-      page.note("Back at the start.");
-    },
-  }];
+  const all = [...buttons, { text: "Reset", run: () => reset(page, inputs) }];
   if (inBook()) all.push({ text: "Copy link to this state", run: () => copyLink(page, key, inputs) });
-
   el.classList.add("afx");
   el.setAttribute("role", "group");
   el.setAttribute("aria-label", label);
-  el.append(h("div", { class: "afx-pictures" }, ...figures), status,
-    h("div", { class: "afx-controls" }, ...rows), h("div", { class: "afx-buttons" }, ...all.map(action)));
+  el.append(
+    h("div", { class: "afx-pictures" }, ...pictures.map((picture) => figure(page, picture))),
+    page.status,
+    h("div", { class: "afx-controls" }, ...inputs.map((input) => control(page, input, onModel))),
+    h("div", { class: "afx-buttons" }, ...all.map((action) => button(page, action))));
 
   const fromAddress = () => {
     const state = parseState(location.hash, key, inputs);
-    if (!Object.keys(state).length) return;
+    const ours = location.hash === writeState(key, inputs, (name) => page.get(name));
+    if (ours || !Object.keys(state).length) return;
     page.set(state);
     el.scrollIntoView({ block: "nearest" });
   };
-  for (const name of traits) on(model, "change:" + name, later);
-  on(window, "hashchange", fromAddress);
+  window.addEventListener("hashchange", fromAddress);
+  end.push(() => window.removeEventListener("hashchange", fromAddress));
   fromAddress();
   redraw();
-  const sizes = new ResizeObserver(later);   // also calls once when the explorer first has a size
-  figures.forEach((figure) => sizes.observe(figure));
-  return () => { sizes.disconnect(); cancelAnimationFrame(page.moving); end.forEach((f) => f()); };
+  const sizes = new ResizeObserver(page.redraw);    // also calls once the explorer first has a size
+  sizes.observe(el);
+  return () => { sizes.disconnect(); end.forEach((f) => f()); };
+}
+
+function figure(page, { name, caption, legend }) {
+  const keys = legend.map(([text, colour, kind]) => {
+    const style = `color: var(--afx-${colour})`;
+    const swatch = h("span", { class: `afx-swatch afx-${kind}`, style, "aria-hidden": "true" });
+    return h("span", { class: "afx-key" }, swatch, text);
+  });
+  page.svg[name] = h("svg", { role: "img", "aria-label": caption });
+  return h("figure", { class: `afx-${name}` },
+    h("figcaption", {}, h("b", {}, caption), h("span", { class: "afx-legend" }, ...keys)), page.svg[name]);
 }
 
 /* A labelled native input tied to its trait. */
-function control(page, { name, label, min, max, step, options }, watch) {
-  const { model } = page, shown = h("b", { "aria-hidden": "true" });
+function control(page, { name, label, min, max, step, options }, onModel) {
+  const shown = h("b", { "aria-hidden": "true" });
   const input = options
     ? h("select", {}, ...options.map((text) => h("option", {}, text)))
     : h("input", { type: "range", min, max, step });
   const show = () => {
-    input.value = model.get(name);
-    if (!options) shown.textContent = fixed(model.get(name), decimals(step));
+    input.value = page.get(name);
+    if (!options) shown.textContent = fixed(page.get(name), decimals(step));
   };
   input.addEventListener("input", () => {
-    cancelAnimationFrame(page.moving);
-    page.moving = null;
-    model.set(name, options ? input.value : Number(input.value));
+    page.stop();
+    page.set({ [name]: options ? input.value : Number(input.value) });
   });
-  model.on("change:" + name, show);
-  watch(name);
+  onModel(name, show);
   show();
   return h("label", {}, h("span", {}, label, " ", shown), input);
+}
+
+function button(page, { text, run }) {
+  const node = h("button", { type: "button" }, text);
+  node.addEventListener("click", () => { page.stop(); run(page); });
+  return node;
+}
+
+function reset(page, inputs) {
+  page.set(Object.fromEntries(inputs.map(({ name, start }) => [name, start])));
+  page.tell("Back at the start.");
 }
 
 /* A link to the page makes sense in the book, not inside JupyterLab or Colab's frames. */
@@ -175,9 +195,8 @@ function inBook() {
 }
 
 function copyLink(page, key, inputs) {
-  location.replace(writeState(key, inputs, page.get));
-  const told = (text) => page.note(text);
-  if (!navigator.clipboard) told("The link is in the address bar.");
-  else navigator.clipboard.writeText(location.href).then(
-    () => told("Link copied."), () => told("The link is in the address bar."));
+  location.replace(writeState(key, inputs, (name) => page.get(name)));
+  const inBar = () => page.tell("The link is in the address bar.");
+  if (!navigator.clipboard) inBar();
+  else navigator.clipboard.writeText(location.href).then(() => page.tell("Link copied."), inBar);
 }

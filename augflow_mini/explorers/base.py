@@ -22,8 +22,8 @@ IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
 def source(*names: str) -> str:
     """The named files of this folder as one ES module or one style sheet, in that order.
 
-    Each file imports what it uses, so that an editor and a reader know where a name comes from; the
-    joined text needs no import, as a widget's module must not load anything.
+    Each file imports what it uses, so that an editor and a reader know where a name comes from;
+    the joined text needs no import, as a widget's module must not load anything.
 
     Raises:
         ValueError: a file imports one that does not stand before it.
@@ -41,16 +41,16 @@ def source(*names: str) -> str:
 class Explorer(anywidget.AnyWidget):
     """An anywidget that is alive without a kernel and has a static picture for readers without JS.
 
-    A subclass sets `_esm = source("base.js", ..., "<its own>.js")`, `_css = source("base.css")`, `alt`
-    and `controls`, and writes `compute` and `picture`. A control is a synced trait with a label: a
-    `Float` or `Int` with `min` and `max` and a step becomes a slider, a `Unicode` a choice among
-    `options`. Setting a trait outside that range is a `TraitError` that names the range.
+    A subclass sets `_esm = source("base.js", ..., "<its own>.js")`, `_css = source("base.css")`,
+    `alt` and `controls`, and writes `compute` and `picture`. A control is a synced trait with a
+    label: a `Float` or `Int` with `min`, `max` and a step becomes a slider, a `Unicode` a choice
+    among `options`. Setting a trait outside that range is a `TraitError` that names the range.
 
     Traits:
         inputs: the controls as the page builds them; made from the traits named in `controls`.
         shown: what the page last computed, written by the page.
-        computed: what torch computes for the same state. Filled by `recompute()` and, where a kernel
-            is present, after each change of a control.
+        computed: what torch computes for the same state. Filled by `recompute()` and, where a
+            kernel is present, after each change of a control.
     """
 
     alt: str = ""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import Slice
-from ..coupling import AdditiveCoupling, AffineCoupling, Coupling
+from ..coupling import AdditiveCoupling, AffineCoupling
 from ..distributions import StandardNormal
 from ..flow import Flow
 from ..linear import ActNorm, InvertibleLinear
@@ -27,8 +27,9 @@ def export_flow(flow: Flow, *, dtype: str | None = None) -> dict[str, Any]:
     """A flow on (B, D) data as a dict of numbers, lists and base64 text, fit for JSON.
 
     Args:
-        flow: affine, additive, `InvertibleLinear`, `ActNorm`, `Permute`, `Augment` and `Slice` layers
-            and their `Inverse`; networks are tanh or ReLU `MLP`s, noise and base `StandardNormal`.
+        flow: affine, additive, `InvertibleLinear`, `ActNorm`, `Permute`, `Augment` and `Slice`
+            layers and their `Inverse`; networks are tanh or ReLU `MLP`s or `nn.Linear`; noise and
+            base are `StandardNormal`.
         dtype: "float32", "float64", or None for the flow's own.
 
     Returns:
@@ -56,7 +57,8 @@ def import_flow(spec: dict[str, Any]) -> Flow:
         ValueError: a layer kind or a dtype that `export_flow` does not write.
     """
     if spec.get("dtype") not in DTYPES:
-        raise ValueError(f"import_flow: dtype {spec.get('dtype')!r}, expected one of {sorted(DTYPES)}")
+        got = spec.get("dtype")
+        raise ValueError(f"import_flow: dtype {got!r}, expected one of {sorted(DTYPES)}")
     layers, width = [], spec["features"]
     for s in spec["layers"]:
         layers.append(_import_layer(s, spec["dtype"]))
@@ -85,16 +87,19 @@ def _export_layer(layer: Transform, width: int, dtype: str) -> dict[str, Any]:
             "net": _export_mlp(layer.net, dtype),
         }
     if isinstance(layer, InvertibleLinear):
-        weights = _pack([layer.lower, layer.upper, layer.log_diag], dtype)
         p, sign = layer.p.flatten().tolist(), layer.sign.tolist()
+        weights = _pack([layer.lu], dtype)
         return {"kind": "linear", "features": width, "p": p, "sign": sign, "weights": weights}
     if isinstance(layer, ActNorm):
-        _need(bool(layer.initialised), "ActNorm that has seen no batch", layer)
+        ready = bool(layer.initialised) and not layer.positions
+        _need(ready, "ActNorm (expected one for (B, D) data that has seen a batch)", layer)
         weights = _pack([layer.log_s, layer.shift], dtype)
         return {"kind": "actnorm", "features": width, "weights": weights}
     if isinstance(layer, Permute):
         return {"kind": "permute", "order": layer.order.tolist()}
-    raise ValueError(f"export_flow: the page has no layer {type(layer).__name__}; see its docstring")
+    raise ValueError(
+        f"export_flow: the page has no layer {type(layer).__name__}; see export_flow's docstring"
+    )
 
 
 def _import_layer(spec: dict[str, Any], dtype: str) -> Transform:
@@ -113,9 +118,7 @@ def _import_layer(spec: dict[str, Any], dtype: str) -> Transform:
         layer = InvertibleLinear(spec["features"]).to(DTYPES[dtype])
         layer.p.copy_(torch.tensor(spec["p"]).view_as(layer.p))
         layer.sign.copy_(torch.tensor(spec["sign"]))
-        parts = [layer.lower.clone(), layer.upper.clone(), layer.log_diag.clone()]
-        _unpack(spec["weights"], dtype, parts)
-        layer.lu.data.copy_(parts[0].tril(-1) + parts[1].triu(1) + torch.diag(parts[2]))
+        _unpack(spec["weights"], dtype, [layer.lu])
         return layer
     if kind == "actnorm":
         layer = ActNorm(spec["features"]).to(DTYPES[dtype])
@@ -129,9 +132,12 @@ def _import_layer(spec: dict[str, Any], dtype: str) -> Transform:
 
 def _export_mlp(net: nn.Module, dtype: str) -> dict[str, Any]:
     modules = list(net.layers) if isinstance(net, MLP) and net.inputs else []
+    if isinstance(net, nn.Linear):
+        modules = [net]
     maps, between = modules[::2], {type(m) for m in modules[1::2]}
     names = [name for name, kind in ACTIVATIONS.items() if between <= {kind}]
-    _need(bool(maps) and bool(names), "network (expected an MLP with tanh or ReLU)", net)
+    ok = bool(maps) and bool(names)
+    _need(ok, "network (expected an MLP with tanh or ReLU, or nn.Linear)", net)
     widths = [maps[0].in_features, *(m.out_features for m in maps)]
     weights = _pack([p for m in maps for p in (m.weight, m.bias)], dtype)
     return {"widths": widths, "activation": names[0], "weights": weights}
@@ -177,7 +183,9 @@ def _unpack(text: str, dtype: str, into: Sequence[Tensor]) -> None:
     flat = np.frombuffer(base64.b64decode(text), np.dtype(dtype).newbyteorder("<"))
     expected = sum(t.numel() for t in into)
     if len(flat) != expected:
-        raise ValueError(f"import_flow: {len(flat)} weights, expected {expected}; a foreign export?")
+        raise ValueError(
+            f"import_flow: {len(flat)} weights, expected {expected}; is it an older export?"
+        )
     flat = torch.from_numpy(flat.astype(dtype))
     with torch.no_grad():
         for t, part in zip(into, flat.split([t.numel() for t in into]), strict=True):

@@ -64,11 +64,12 @@ class GapExplorer(Explorer):
         model, x = self.model(), torch.tensor(self.x, dtype=torch.float64)
         e = torch.linspace(-5, 5, 301, dtype=torch.float64)
         mean, var = model.posterior(x)
-        density = lambda m, v: torch.exp(-0.5 * (e - m) ** 2 / v) / (2 * torch.pi * v) ** 0.5  # noqa: E731
+        normal = torch.distributions.Normal
         figure = Figure(figsize=(6.4, 2.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        left.plot(e, density(torch.zeros(()), torch.ones(())), "--", color=plots.ORANGE, label="q(e)")
-        left.plot(e, density(mean, var), color=plots.BLUE, label="p(e | x)")
+        q, p = normal(0.0, 1.0).log_prob(e).exp(), normal(mean, var.sqrt()).log_prob(e).exp()
+        left.plot(e, q, "--", color=plots.ORANGE, label="q(e)")
+        left.plot(e, p, color=plots.BLUE, label="p(e | x)")
         left.set(xlabel="noise e", ylabel="density")
         left.legend()
         nll, gaps = -model.log_prob(x).item(), [model.iw_gap(x, k).item() for k in (1, self.k)]

@@ -111,33 +111,31 @@ export class Coupling {
   }
 }
 
-/* z = W x with W = P L U; weights: lower triangle, upper triangle (both D x D), log of |diag U|. */
+/* z = W x with W = P L U; weights: one D x D matrix with L below its diagonal, U above it, log |diag U|
+   on it. */
 export class InvertibleLinear {
   constructor({ features: D, p, sign, weights }, take) {
-    const { value, grad } = take(weights), n = D * D;
-    if (value.length !== 2 * n + D) throw new Error(`linear ${D}: ${value.length} weights`);
-    Object.assign(this, { D, P: Float64Array.from(p), sign, value, grad, n });
+    Object.assign(this, { D, P: Float64Array.from(p), sign, ...take(weights) });
+    if (this.value.length !== D * D) throw new Error(`linear ${D}: ${this.value.length} weights`);
   }
 
   matrices() {
-    const { D, n, value } = this, L = new Float64Array(n), U = new Float64Array(n);
+    const { D, value } = this, L = new Float64Array(D * D), U = new Float64Array(D * D);
     for (let r = 0; r < D; r++) {
-      for (let c = 0; c < r; c++) L[r * D + c] = value[r * D + c];
+      for (let c = 0; c < D; c++) (c < r ? L : U)[r * D + c] = value[r * D + c];
       L[r * D + r] = 1;
-      U[r * D + r] = this.sign[r] * Math.exp(value[2 * n + r]);
-      for (let c = r + 1; c < D; c++) U[r * D + c] = value[n + r * D + c];
+      U[r * D + r] = this.sign[r] * Math.exp(value[r * D + r]);
     }
-    const PL = linear(this.P, null, D, D, L, D);
-    return { L, U, W: linear(PL, null, D, D, U, D) };
+    return { L, U, W: linear(linear(this.P, null, D, D, L, D), null, D, D, U, D) };
   }
 
   forward(x, run) { return this.apply(x, run, false); }
   inverse(z, run) { return this.apply(z, run, true); }
 
   apply(x, run, undo) {
-    const { D, n } = this, { W } = this.matrices(), M = undo ? invert(W, D) : W;
+    const { D } = this, { W } = this.matrices(), M = undo ? invert(W, D) : W;
     let logDet = 0;
-    for (let i = 0; i < D; i++) logDet += this.value[2 * n + i];
+    for (let r = 0; r < D; r++) logDet += this.value[r * D + r];
     for (let b = 0; b < run.B; b++) run.contrib[b] += undo ? -logDet : logDet;
     const z = linear(M, null, D, D, x, run.B);
     if (run.tape) run.tape.push({ x, z, M, undo });
@@ -145,18 +143,19 @@ export class InvertibleLinear {
   }
 
   backward(dz, run) {
-    const { D, n, value, grad } = this, { x, z, M, undo } = run.tape.pop();
-    const dx = linear(transpose(M, D, D), null, D, D, dz, run.B), dW = new Float64Array(n);
+    const { D, grad } = this, { x, z, M, undo } = run.tape.pop(), { L, U } = this.matrices();
+    const dx = linear(transpose(M, D, D), null, D, D, dz, run.B), dW = new Float64Array(D * D);
     if (undo) addOuter(dW, dx.map((v) => -v), z, D, D, run.B);   // d(W^-1) = -W^-1 dW W^-1
     else addOuter(dW, dz, x, D, D, run.B);
-    const { L, U } = this.matrices(), PtdW = linear(transpose(this.P, D, D), null, D, D, dW, D);
+    const PtdW = linear(transpose(this.P, D, D), null, D, D, dW, D);
     const dL = linear(PtdW, null, D, D, transpose(U, D, D), D);
     const dU = linear(transpose(L, D, D), null, D, D, PtdW, D);
     const dLogDet = run.dcontrib.reduce((s, v) => s + v, 0) * (undo ? -1 : 1);
     for (let r = 0; r < D; r++) {
-      for (let c = 0; c < r; c++) grad[r * D + c] += dL[r * D + c];
-      for (let c = r + 1; c < D; c++) grad[n + r * D + c] += dU[r * D + c];
-      grad[2 * n + r] += dU[r * D + r] * U[r * D + r] + dLogDet;
+      for (let c = 0; c < D; c++) {
+        const i = r * D + c;
+        grad[i] += c < r ? dL[i] : c > r ? dU[i] : dU[i] * U[i] + dLogDet;
+      }
     }
     return dx;
   }

@@ -52,12 +52,13 @@ class MixtureExplorer(Explorer):
     """
 
     _esm = source(
-        "arrays.js", "layers.js", "flow.js", "quadrature.js", "base.js", "plot.js", "noise.js", "mixture.js",
+        "arrays.js", "layers.js", "flow.js", "quadrature.js",
+        "base.js", "plot.js", "noise.js", "mixture.js",
     )  # fmt: skip
     _css = source("base.css")
     alt = (
-        "Data, model density and bound over x with the gap below; q(e) and p(e given x) over the noise; "
-        "model error and mean gap of each model as stacked bars."
+        "Data, model density and bound over x with the gap below; q(e) and p(e given x) over the "
+        "noise; model error and mean gap of each model as stacked bars."
     )
     controls = ("model", "x")
 
@@ -69,14 +70,14 @@ class MixtureExplorer(Explorer):
     def __init__(self, models: list[dict[str, Any]], **traits: Any) -> None:
         if not models:
             raise ValueError(
-                "MixtureExplorer got no models, expected a list of {'name': ..., 'flow': export_flow(flow)}"
+                "MixtureExplorer got no models, expected [{'name': ..., 'flow': export_flow(...)}]"
             )
         self._flows = {m["name"]: import_flow(m["flow"]).double() for m in models}
         for name, flow in self._flows.items():
             if flow.base.shape != (2,) or noise_features(flow) != 1:
                 raise ValueError(
-                    f"MixtureExplorer: {name!r} has base {flow.base} and {noise_features(flow)} noise "
-                    "features, expected one feature of data and one of noise"
+                    f"MixtureExplorer: {name!r} has base {flow.base} and {noise_features(flow)} "
+                    "noise features, expected one feature of data and one of noise"
                 )
         super().__init__(**{"models": models, "model": models[0]["name"], **traits})
 
@@ -84,7 +85,8 @@ class MixtureExplorer(Explorer):
     def _known(self, proposal: dict[str, Any]) -> str:
         if proposal["value"] not in self._flows:
             raise traitlets.TraitError(
-                f"MixtureExplorer: model is {proposal['value']!r}, expected one of {sorted(self._flows)}"
+                f"MixtureExplorer: model is {proposal['value']!r}, expected one of "
+                f"{sorted(self._flows)}"
             )
         return proposal["value"]
 
@@ -99,7 +101,8 @@ class MixtureExplorer(Explorer):
         from matplotlib.figure import Figure
 
         x = torch.linspace(-4.5, 4.5, 161, dtype=torch.float64)
-        curve, at = self._integrate(x[:, None]), self._integrate(torch.tensor([[self.x]]).double())
+        curve = self._integrate(x[:, None])
+        at = self._integrate(torch.tensor([[self.x]], dtype=torch.float64))
         data = sum(
             w * torch.exp(-0.5 * ((x - m) / s) ** 2) / (s * math.sqrt(2 * math.pi))
             for w, m, s in self.components
@@ -111,10 +114,10 @@ class MixtureExplorer(Explorer):
         left.plot(x, curve.elbo.exp(), "--", color=plots.ORANGE, label="exp ELBO(x)")
         left.axvline(self.x, color="black", linewidth=1, linestyle=":")
         left.set(xlabel=f"data x ({self.model})", ylabel="density")
-        e, order = at.e[0, :, 0].sort()
-        seen = e.abs() < 5
-        right.plot(e[seen], at.log_q[0, order].exp()[seen], "--", color=plots.ORANGE, label="q(e)")
-        right.plot(e[seen], at.log_posterior[0, order].exp()[seen], color=plots.BLUE, label="p(e | x)")
+        seen = at.e[0, :, 0].abs() < 5
+        e, q, p = at.e[0, seen, 0], at.log_q[0, seen].exp(), at.log_posterior[0, seen].exp()
+        right.plot(e, q, "--", color=plots.ORANGE, label="q(e)")
+        right.plot(e, p, color=plots.BLUE, label="p(e | x)")
         right.set(xlabel="noise e, at the dotted x", ylabel="density")
         for axes in (left, right):
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize="small")

@@ -1,11 +1,9 @@
 import { LOG_2PI, grid } from "./arrays.js";
 import { fixed } from "./base.js";
-import { Plot, clear } from "./plot.js";
+import { Plot, atLeast, clear } from "./plot.js";
 
 export const E = grid(-5, 5, 301);
 export const NOISE_LEGEND = [["q(e)", "orange", "dash"], ["p(e | x)", "blue", "line"], ["gap", "purple", "hatch"]];
-
-const atLeast = (steps, value) => steps.find((v) => v >= value) || 2 * steps[steps.length - 1];
 
 /* q(e) = N(0, 1) against p(e | x), given as its log at the nodes E; and KL(q || p) as an area below:
    q log(q / p) - q + p is nowhere negative and integrates to it. */
@@ -15,13 +13,15 @@ export function drawNoise(page, logP, mean) {
   const lost = E.map((_, i) => q[i] * (logQ[i] - logP[i]) - q[i] + p[i]);
   clear(svg, width, low + 88);
   const upper = new Plot(svg, {
-    box: [34, 18, width - 44, tall], x: [-5, 5], y: [0, atLeast([1, 2, 4, 10, 20], Math.max(...p))], yLabel: "density", yTicks: 2,
+    box: [34, 18, width - 44, tall], x: [-5, 5], y: [0, atLeast([1, 2, 4, 10, 20], Math.max(...p))],
+    yLabel: "density", yTicks: 2,
   });
   upper.curve(E, q, "orange", "dash");
   upper.curve(E, p, "blue");
   if (Math.abs(mean) > 5) {
     const right = mean > 0;
-    upper.text(right ? width - 12 : 40, 40, `p(e | x) lies at e = ${fixed(mean, 1)}`, { "text-anchor": right ? "end" : "start" });
+    const place = { "text-anchor": right ? "end" : "start" };
+    upper.text(right ? width - 12 : 40, 40, `p(e | x) lies at e = ${fixed(mean, 1)}`, place);
   }
   const lower = new Plot(svg, {
     box: [34, low, width - 44, 52], x: [-5, 5], y: [0, atLeast([0.5, 1, 2, 5, 10, 20, 50], Math.max(...lost))],

@@ -9,6 +9,9 @@ export function ticks(low, high, n = 5) {
   return out.map((value) => ({ value, text: fixed(value, digits) }));
 }
 
+/* The first of some round numbers that reaches the value: an axis that moves in steps. */
+export const atLeast = (steps, value) => steps.find((v) => v >= value) || 2 * steps[steps.length - 1];
+
 /* A picture starts empty, with one unit of the drawing for one pixel of the page. */
 export function clear(svg, width, height) {
   svg.replaceChildren();
@@ -51,7 +54,8 @@ export class Plot {
   }
 
   curve(xs, ys, colour, kind = "line") {
-    this.add("path", { d: `M${this.points(xs, ys)}`, class: `afx-curve afx-${kind}`, stroke: `var(--afx-${colour})` });
+    const look = { class: `afx-curve afx-${kind}`, stroke: `var(--afx-${colour})` };
+    this.add("path", { d: `M${this.points(xs, ys)}`, ...look });
   }
 
   area(xs, ys, colour, kind) {
@@ -75,7 +79,8 @@ export class Plot {
 /* Stripes in a colour: a second sign beside the colour itself. */
 function hatch(svg, colour) {
   const id = `afx-hatch-${Math.random().toString(36).slice(2)}`;
-  svg.append(h("defs", {}, h("pattern", { id, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+  const shape = { width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" };
+  svg.append(h("defs", {}, h("pattern", { id, ...shape },
     h("rect", { width: 6, height: 6, fill: `var(--afx-${colour})`, opacity: 0.25 }),
     h("rect", { width: 2.5, height: 6, fill: `var(--afx-${colour})` }))));
   return `url(#${id})`;
