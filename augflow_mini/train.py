@@ -119,7 +119,7 @@ def fit(
         trainer.begin(path if found else None, compile=compile)
         with _Bar(flow, train, steps, shown=progress and rank() == 0) as bar:
             while trainer.fit.step < steps:
-                value, stop = trainer.advance(interrupted(), path)
+                value, stop = trainer.advance(interrupted, path)
                 due = trainer.fit.step % every == 0 or trainer.fit.step == steps
                 if due:
                     trainer.validate()

@@ -110,8 +110,8 @@ class Trainer:
             ids = [self.device] if self.device.type == "cuda" else None
             self.objective = nn.parallel.DistributedDataParallel(self.objective, device_ids=ids)
 
-    def advance(self, stop: bool, path: Path | None) -> tuple[float, bool]:
-        """One step of Adam: (loss, whether any process was asked to stop)."""
+    def advance(self, asked: Callable[[], bool], path: Path | None) -> tuple[float, bool]:
+        """One step of Adam: (loss, whether any process was asked to stop by now)."""
         began, fit, options = time.perf_counter(), self.fit, self.options
         rows, shards = self.order.rows(fit.step), options["shards"]
         for group in self.optimizer.param_groups:
@@ -127,7 +127,7 @@ class Trainer:
                     part = self.objective(self.take(self.train, rows[shard::shards])) / len(mine)
                 self.scaler.scale(part).backward()
             total = total + part.detach().double()
-        value, stop = over_processes(total, stop)
+        value, stop = over_processes(total, asked())
         if not math.isfinite(value):
             raise FloatingPointError(self.not_finite(f"the loss is {value}", rows, path))
         self.update(rows, path)

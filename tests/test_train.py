@@ -114,9 +114,7 @@ CHILD = """
 """
 
 
-def test_a_fit_killed_three_times_with_kill_9_ends_as_an_uninterrupted_one(
-    tmp_path, uninterrupted
-):
+def test_three_times_kill_9_ends_as_an_uninterrupted_fit(tmp_path, uninterrupted):
     path, steps = str(tmp_path / "run.ckpt"), []
     for call in (17, 20, 24):
         code = CHILD.format(tests=str(ROOT / "tests"), call=call, path=path)
