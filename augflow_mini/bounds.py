@@ -104,7 +104,7 @@ class Sandwich:
 
     A sample (x, e) of the model carries an exact posterior draw e ~ p(e | x), so on these x
 
-        mean ELBO  <=  mean log p(x)  <=  mean EUBO,   EUBO = E_{p(e|x)} log w = log p(x) + KL(p||q).
+        mean ELBO <= mean log p(x) <= mean EUBO,  EUBO = E_{p(e|x)} log w = log p(x) + KL(p||q).
 
     It says nothing about data: on data no exact posterior draw is at hand.
 

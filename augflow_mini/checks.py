@@ -1,8 +1,9 @@
-"""Checks that readers run on their own layers and models. Each raises AssertionError when broken."""
+"""Checks for readers' own layers and models. Each raises AssertionError when one is broken."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from .transform import Inverse, Transform
 
 
 def randomise(module: nn.Module, *, seed: int, scale: float = 0.5) -> nn.Module:
-    """Replace every parameter by noise, so that no check runs at the identity. Returns the module."""
+    """Replace every parameter by noise, so that no check runs at the identity; returns module."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
@@ -27,17 +28,18 @@ def check_transform(layer: Transform, x: Tensor, *, atol: float = 1e-8) -> None:
     Checked, in float64: input untouched; finite; dtype kept; one contribution for each row; round
     trip both ways; the inverse contributes minus the forward contribution; the contribution is
     log |det| of autograd's Jacobian; rows independent and B = 1 works; gradients reach every
-    parameter; `state_dict` carries everything; `repr` works; float32 stays float32.
+    parameter and agree with differences; `state_dict` carries everything; `repr` works; float32
+    stays float32.
 
-    A layer that draws noise is compared with its noise fixed (same seed); its Jacobian is not square
-    and is left to `check_normalised`.
+    A layer that draws noise is compared with its noise fixed (same seed); its Jacobian is not
+    square and is left to `check_normalised`.
 
     Args:
         layer: the layer, its parameters randomised (`randomise`), not at the identity.
         x: (B, ...) with B >= 2, float64, in the layer's domain.
         atol: absolute tolerance of the round trip and the Jacobian.
     """
-    assert x.dtype == torch.float64 and x.shape[0] > 1, "check in float64, with a batch of at least 2"
+    assert x.dtype == torch.float64 and len(x) > 1, "check in float64, with 2 rows or more"
     if layer.stochastic_inverse and not layer.stochastic_forward:  # Slice: check its mirror image
         layer, x = Inverse(layer), _seeded(layer, x)[0].detach()
     before = x.clone()
@@ -96,32 +98,68 @@ def _check_jacobian(layer: Transform, x: Tensor, z: Tensor, contrib: Tensor, ato
 
 def _check_rows(layer: Transform, x: Tensor, z: Tensor, contrib: Tensor, atol: float) -> None:
     z_flip, c_flip = layer(x.flip(0))
-    assert torch.allclose(z_flip.flip(0), z, rtol=0, atol=atol), "rows of the batch are not independent"
+    assert torch.allclose(z_flip.flip(0), z, rtol=0, atol=atol), (
+        "rows of the batch are not independent"
+    )
     assert torch.allclose(c_flip.flip(0), contrib, rtol=0, atol=atol), (
         "contributions follow the position in the batch"
     )
     z_one, c_one = layer(x[:1])
     assert torch.allclose(z_one, z[:1], rtol=0, atol=atol), "a batch of one gives another result"
-    assert torch.allclose(c_one, contrib[:1], rtol=0, atol=atol), "a batch of one contributes otherwise"
+    assert torch.allclose(c_one, contrib[:1], rtol=0, atol=atol), (
+        "a batch of one contributes otherwise"
+    )
     x_one, back_one = layer.inverse(z[-1:])  # not the row that forward saw last
-    assert torch.allclose(x_one, x[-1:], rtol=0, atol=atol) and torch.allclose(
-        back_one, -contrib[-1:], rtol=0, atol=atol
-    ), "inverse is not a function of its own row alone"
+    same = torch.allclose(x_one, x[-1:], rtol=0, atol=atol)
+    same = same and torch.allclose(back_one, -contrib[-1:], rtol=0, atol=atol)
+    assert same, "inverse is not a function of its own row alone"
 
 
 def _check_gradients(layer: Transform, x: Tensor) -> None:
-    parameters = dict(layer.named_parameters())
+    parameters = {name: p for name, p in layer.named_parameters() if p.requires_grad}
     if not parameters:
         return
     z, contrib = _seeded(layer, x)
     weights = torch.linspace(0.5, 1.5, z.numel(), dtype=z.dtype).reshape(z.shape)
-    total = (z * z * weights).sum() + contrib.sum()  # uneven weights: no gradient cancels by symmetry
+    total = (z * z * weights).sum() + contrib.sum()  # uneven: no gradient cancels by symmetry
     grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    for (name, p), g in zip(parameters.items(), grads, strict=True):
-        if p.requires_grad:
-            assert g is not None and g.isfinite().all() and g.abs().max() > 0, (
-                f"no gradient reaches {name}"
-            )
+    for name, g in zip(parameters, grads, strict=True):
+        assert g is not None and g.isfinite().all() and g.abs().max() > 0, (
+            f"no gradient reaches {name}"
+        )
+    _check_differences(layer, lambda t: _seeded(t, x), list(parameters.values()))
+    if not layer.stochastic_inverse:
+        latent = z.detach()
+        _check_differences(layer, lambda t: t.inverse(latent), list(parameters.values()))
+
+
+def _check_differences(layer: Transform, run: Callable, parameters: list[Tensor]) -> None:
+    """Along one direction, the gradients of values and contributions are those of differences."""
+    generator = torch.Generator().manual_seed(0)
+    way = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    length = torch.stack([v.norm() for v in way]).norm()
+    way = [v / length for v in way]
+
+    @torch.no_grad()
+    def moved(step: float) -> Tensor:
+        other = copy.deepcopy(layer)
+        for p, v in zip((p for p in other.parameters() if p.requires_grad), way, strict=True):
+            p.add_(step * v)
+        return torch.stack([t.sum() for t in run(other)])
+
+    slope = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    for what, t, expected in zip(
+        ("values", "contributions"), run(layer), slope.tolist(), strict=True
+    ):
+        total = t.sum()
+        grads = [None] * len(way)
+        if total.requires_grad:
+            grads = torch.autograd.grad(total, parameters, allow_unused=True, retain_graph=True)
+        parts = [(g * v).sum().item() for g, v in zip(grads, way, strict=True) if g is not None]
+        assert abs(sum(parts) - expected) <= 1e-4 * (1 + abs(expected)), (
+            f"the gradient of the {what} is {sum(parts):.6g} along a direction in which they "
+            f"change by {expected:.6g}"
+        )
 
 
 def _check_state(layer: Transform, x: Tensor, z: Tensor, contrib: Tensor) -> None:
@@ -138,7 +176,9 @@ def _check_state(layer: Transform, x: Tensor, z: Tensor, contrib: Tensor) -> Non
     assert torch.equal(z2, z) and torch.equal(c2, contrib), "state_dict does not carry everything"
 
 
-def check_normalised(flow: Flow, grid: Tensor, volume: float, *, k: int = 1, atol: float = 1e-3) -> float:
+def check_normalised(
+    flow: Flow, grid: Tensor, volume: float, *, k: int = 1, atol: float = 1e-3
+) -> float:
     """Raise AssertionError unless the density sums to one on a grid; returns the sum.
 
     The test that sees a wrong sign in `Augment`, `Slice` or `Carry`.

@@ -79,7 +79,9 @@ VECTOR_LAYERS = {
     "affine coupling, reads the rest": lambda d: AffineCoupling(
         smooth(d - 1, 2), writes=slice(d // 2, d // 2 + 1)
     ),
-    "affine coupling, reads nothing": lambda d: AffineCoupling(smooth(0, 2 * d), writes=slice(0, d)),
+    "affine coupling, reads nothing": lambda d: AffineCoupling(
+        smooth(0, 2 * d), writes=slice(0, d)
+    ),
     "additive coupling": lambda d: AdditiveCoupling(
         smooth(d // 2, d - d // 2), reads=sides(d)[0], writes=sides(d)[1]
     ),
@@ -140,8 +142,8 @@ IMAGE_LAYERS = {
     "permute": lambda: Permute([1, 0]),
     "sigmoid": Sigmoid,
     "scale": lambda: Scale(3.0, shift=-1.0),
-    "affine coupling": lambda: AffineCoupling(conv(1, 2), reads=slice(0, 1), writes=slice(1, 2)),
-    "additive coupling": lambda: AdditiveCoupling(conv(1, 1), reads=slice(1, 2), writes=slice(0, 1)),
+    "affine coupling": lambda: AffineCoupling(conv(1, 2), writes=slice(1, 2)),
+    "additive coupling": lambda: AdditiveCoupling(conv(1, 1), writes=slice(0, 1)),
     "augment": lambda: Augment(StandardNormal(3, 4, 4), keep=2),
     "slice": lambda: Slice(GaussianNet(conv(1, 2)), keep=1),
     "multi-scale": lambda: Chain(
