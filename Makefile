@@ -45,12 +45,12 @@ serve: ## serve the built book on http://localhost:8000 (PORT=... for another)
 	@$(PYTHON) -m http.server --bind 127.0.0.1 --directory $(HTML) $(PORT)
 
 test: ## set up and run every check: style, library, notebooks, build, browser
-	@mkdir -p _build && rm -f $(TIMES)
+	@mkdir -p _build && : > $(TIMES)
 	@$(MAKE) set-up browser
 	@failed=0; \
 	$(BIN)/ruff check . || failed=1; \
 	$(MAKE) html || { failed=1; echo "make test: THE BUILD FAILED (see above); the other checks still run"; }; \
-	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests book || failed=1; \
+	TIMES=$(TIMES) $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests book || failed=1; \
 	exit $$failed
 
 notebooks: $(INSTALLED) ## run all notebooks in place and keep their outputs (without widget state)

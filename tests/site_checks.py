@@ -256,14 +256,10 @@ def _drive(root: Locator, control: Locator) -> list[str]:
 def _moves(kind: str, control: Locator) -> list[tuple[str, list[str]]]:
     """The key presses that take a control through its range and back."""
     if kind == "range":
-        low, high, step, now = control.evaluate(
-            "e => [e.min || 0, e.max || 100, e.step || 1, e.value].map(Number)"
-        )
-        return [
-            ("its minimum", ["Home"]),
-            ("its maximum", ["End"]),
-            ("its default", ["Home"] + ["ArrowRight"] * round((now - low) / step)),
-        ]
+        low, step, now = control.evaluate("e => [e.min || 0, e.step || 1, e.value].map(Number)")
+        # Back to the default in between: a function of x may be the same at both ends.
+        back = ("its default", ["Home"] + ["ArrowRight"] * round((now - low) / step))
+        return [("its minimum", ["Home"]), back, ("its maximum", ["End"]), back]
     if kind == "select":
         options = control.locator("option").count()
         now = control.evaluate("e => e.selectedIndex")
