@@ -143,11 +143,15 @@ def cifar10(
     files = _files("cifar10", names, download, progress)
     train = [_cifar_tensors(files[n]) for n in names if n.startswith("data")]
     last = _cifar_tensors(files["test_batch.bin"] if test else b"")
-    images, labels = (torch.cat(column) for column in zip(*train or [_cifar_tensors(b"")], strict=True))
+    images, labels = (
+        torch.cat(column) for column in zip(*train or [_cifar_tensors(b"")], strict=True)
+    )
     return _images("cifar10", images, labels, *last)
 
 
-def _images(name: str, images: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor) -> Images:
+def _images(
+    name: str, images: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor
+) -> Images:
     cut = max(0, len(images) - VALID)
     return Images(name, images[:cut], labels[:cut], images[cut:], labels[cut:], test, test_labels)
 
@@ -159,7 +163,7 @@ def _idx_set(name: str, download: bool, progress: bool) -> Images:
 
 
 def _idx_tensor(raw: bytes) -> Tensor:
-    """The idx format: two zero bytes, a type (8 = uint8), the number of sizes, the sizes, the data."""
+    """The idx format: two zero bytes, a type (8: uint8), the number of sizes, sizes, data."""
     sizes = np.frombuffer(raw, ">i4", count=raw[3], offset=4).tolist()
     data = np.frombuffer(raw, np.uint8, offset=4 + 4 * len(sizes))
     return torch.from_numpy(data.reshape(sizes).copy())
@@ -182,8 +186,8 @@ def _files(dataset: str, names: list[str], download: bool, progress: bool) -> di
     if missing and not download:
         raise FileNotFoundError(
             f"{dataset}: {', '.join(missing)} not found in {cache} or in $AUGFLOW_DATA "
-            f"({os.environ.get('AUGFLOW_DATA', 'not set')}), and download=False; set AUGFLOW_DATA to "
-            f"a folder that holds {FOLDERS[dataset][0]}/, or allow the download"
+            f"({os.environ.get('AUGFLOW_DATA', 'not set')}), and download=False; set "
+            f"AUGFLOW_DATA to a folder that holds {FOLDERS[dataset][0]}/, or allow the download"
         )
     if missing:
         fetch = _download_cifar if dataset == "cifar10" else _download_idx
@@ -207,7 +211,9 @@ def _from_cache(path: Path, expected: str) -> bytes | None:
     raw = path.read_bytes()
     if _is_official(raw, expected):
         return raw
-    warnings.warn(f"{path} is damaged (its SHA-256 is not the published one); it is replaced", stacklevel=5)
+    warnings.warn(
+        f"{path} is damaged (its SHA-256 is not the published one); it is replaced", stacklevel=5
+    )
     path.unlink()
     return None
 
@@ -231,11 +237,14 @@ def _from_folder(dataset: str, name: str) -> bytes | None:
             try:
                 raw = to_official(path.read_bytes())
             except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
-                raise ValueError(f"{path} cannot be read ({error}); replace it or unset AUGFLOW_DATA") from error
+                raise ValueError(
+                    f"{path} cannot be read ({error}); replace it or unset AUGFLOW_DATA"
+                ) from error
             if not _is_official(raw, SHA256[dataset][name]):
                 raise ValueError(
-                    f"{path} is not the published {name}: SHA-256 {hashlib.sha256(raw).hexdigest()}, "
-                    f"expected {SHA256[dataset][name]}; replace it or unset AUGFLOW_DATA"
+                    f"{path} is not the published {name}: SHA-256 "
+                    f"{hashlib.sha256(raw).hexdigest()}, expected {SHA256[dataset][name]}; "
+                    "replace it or unset AUGFLOW_DATA"
                 )
             return raw
     return None
@@ -252,14 +261,18 @@ def _unpack(blob: bytes) -> bytes:
     if rest or not n:
         raise ValueError(f"{len(raw)} bytes, expected a multiple of {CIFAR_RECORD}")
     labels = raw[:n]
-    differences = raw[n:].reshape(3, n, 32, 32).transpose(0, 2, 3, 1)  # images last: one row a step
+    differences = (
+        raw[n:].reshape(3, n, 32, 32).transpose(0, 2, 3, 1)
+    )  # images last: one row a step
     planes = []
     for difference, kind in zip(differences, (np.uint8, np.int8, np.int8), strict=True):
         seen = np.zeros((33, 33, n), np.int16)  # a border of zeros above and to the left
         for i in range(32):
             for j in range(32):
                 corner, above, left = seen[i, j], seen[i, j + 1], seen[i + 1, j]
-                guess = np.clip(left + above - corner, np.minimum(left, above), np.maximum(left, above))
+                guess = np.clip(
+                    left + above - corner, np.minimum(left, above), np.maximum(left, above)
+                )
                 seen[i + 1, j + 1] = (difference[i, j] + guess).astype(kind)
         planes.append(seen[1:, 1:].transpose(2, 0, 1).astype(np.uint8).reshape(n, -1))
     green, red, blue = planes
@@ -290,7 +303,9 @@ def _fetch(url: str, *, progress: bool) -> bytes:
                     while chunk := reply.read(1 << 16):
                         bar.update(body.write(chunk))
                 if size and body.tell() < size:
-                    raise ConnectionError(f"the connection ended after {body.tell()} of {size} bytes")
+                    raise ConnectionError(
+                        f"the connection ended after {body.tell()} of {size} bytes"
+                    )
                 return body.getvalue()
         except urllib.error.HTTPError as error:
             reason = f"HTTP {error.code}"
@@ -301,7 +316,9 @@ def _fetch(url: str, *, progress: bool) -> bytes:
     raise _Failed(f"{url}: {reason}")
 
 
-def _first_good(dataset: str, sources: Iterable[Callable[[], dict[str, bytes]]]) -> dict[str, bytes]:
+def _first_good(
+    dataset: str, sources: Iterable[Callable[[], dict[str, bytes]]]
+) -> dict[str, bytes]:
     """What the first source gives whose every file is the published one."""
     reasons = []
     for source in sources:
@@ -315,7 +332,9 @@ def _first_good(dataset: str, sources: Iterable[Callable[[], dict[str, bytes]]])
             return files
         reasons.append(f"{', '.join(wrong)}: came, but its SHA-256 is not the published one")
     raise FileNotFoundError(
-        f"{dataset} could not be had:\n  " + "\n  ".join(reasons) + "\nTry again later, or download "
+        f"{dataset} could not be had:\n  "
+        + "\n  ".join(reasons)
+        + "\nTry again later, or download "
         f"it yourself and set AUGFLOW_DATA to a folder that holds {FOLDERS[dataset][0]}/"
     )
 
@@ -346,13 +365,15 @@ def _download_cifar(dataset: str, names: list[str], progress: bool) -> dict[str,
 
     def original() -> dict[str, bytes]:
         warnings.warn(
-            "CIFAR-10: the Parquet copy was no use, so its original host is asked; it has been slow "
-            "(170 MB may take 40 to 60 minutes)",
+            "CIFAR-10: the Parquet copy was no use, so its original host is asked; it has been "
+            "slow (170 MB may take 40 to 60 minutes)",
             stacklevel=2,
         )
         blob = _fetch(CIFAR_ORIGINAL, progress=progress)
         try:
-            with tarfile.open(fileobj=io.BytesIO(blob)) as archive:  # read in memory, never unpacked
+            with tarfile.open(
+                fileobj=io.BytesIO(blob)
+            ) as archive:  # read in memory, never unpacked
                 return {n: archive.extractfile(f"cifar-10-batches-bin/{n}").read() for n in names}
         except (tarfile.TarError, KeyError, EOFError, OSError) as error:
             raise _Failed(f"{CIFAR_ORIGINAL}: not the expected archive ({error})") from error
@@ -366,7 +387,9 @@ def _parquet_records(blob: bytes) -> np.ndarray:
         import pyarrow.parquet
         from PIL import Image
     except ImportError as error:
-        raise _Failed(f"the Parquet copy of CIFAR-10 needs pyarrow and Pillow ({error})") from error
+        raise _Failed(
+            f"the Parquet copy of CIFAR-10 needs pyarrow and Pillow ({error})"
+        ) from error
     try:
         rows = pyarrow.parquet.read_table(io.BytesIO(blob)).to_pylist()
         records = np.empty((len(rows), CIFAR_RECORD), np.uint8)
@@ -391,8 +414,8 @@ def _official_batches(records: np.ndarray) -> dict[str, bytes]:
         name = names.get(hashlib.sha256(raw).hexdigest())
         if name is None:
             raise _Failed(
-                f"the Parquet copy of CIFAR-10: images {start} to {start + CIFAR_BATCH - 1} are no "
-                "official batch (other pixels, labels or order)"
+                f"the Parquet copy of CIFAR-10: images {start} to {start + CIFAR_BATCH - 1} "
+                "are no official batch (other pixels, labels or order)"
             )
         files[name] = raw
     return files

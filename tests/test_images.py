@@ -30,7 +30,10 @@ def pack(raw):
     """Packed form of a CIFAR-10 batch, written from the format's description, pixel by pixel."""
     records = np.frombuffer(raw, np.uint8).reshape(-1, 3073)
     red, green, blue = records[:, 1:].reshape(-1, 3, 32, 32).astype(int).transpose(1, 0, 2, 3)
-    wrap = lambda p: (p + 128) % 256 - 128
+
+    def wrap(p):
+        return (p + 128) % 256 - 128
+
     out = [records[:, 0].tobytes()]
     for plane in (green, wrap(red - green), wrap(blue - green)):
         rest = np.empty(plane.shape, int)
@@ -136,13 +139,17 @@ def test_packed_batch_gives_the_official_bytes(made):
 def test_parts_have_the_promised_shapes_and_order(made, monkeypatch, tmp_path):
     monkeypatch.setenv("AUGFLOW_DATA", str(folder(tmp_path, made, "cifar10", "bin")))
     data = images.cifar10(download=False)
-    assert data.train.shape == (5 * N - 4, 3, 32, 32) and data.train.dtype.is_floating_point is False
+    assert (
+        data.train.shape == (5 * N - 4, 3, 32, 32) and data.train.dtype.is_floating_point is False
+    )
     assert len(data.valid) == len(data.valid_labels) == 4 and len(data.test) == N
     first = np.frombuffer(made["cifar10"]["data_batch_1.bin"], np.uint8)
     last = np.frombuffer(made["cifar10"]["data_batch_5.bin"], np.uint8)[-3073:]
     assert (data.train[0].flatten().numpy() == first[1:3073]).all()
     assert data.train_labels[0] == first[0]
-    assert (data.valid[-1].flatten().numpy() == last[1:]).all() and data.valid_labels[-1] == last[0]
+    assert (data.valid[-1].flatten().numpy() == last[1:]).all() and data.valid_labels[-1] == last[
+        0
+    ]
 
 
 def test_a_few_batches_alone(made, monkeypatch, tmp_path):
@@ -150,7 +157,9 @@ def test_a_few_batches_alone(made, monkeypatch, tmp_path):
     for name in ("data_batch_3.bin", "test_batch.bin"):
         (tmp_path / "cifar10" / name).unlink()
     data = images.cifar10(batches=(1, 2), test=False, download=False)
-    assert len(data.train) == 2 * N - 4 and len(data.valid) == 4 and data.test.shape == (0, 3, 32, 32)
+    assert (
+        len(data.train) == 2 * N - 4 and len(data.valid) == 4 and data.test.shape == (0, 3, 32, 32)
+    )
     with pytest.raises(FileNotFoundError, match="test_batch.bin"):
         images.cifar10(batches=(1, 2), download=False)
     with pytest.raises(ValueError, match="expected some of 1, 2, 3, 4, 5"):
@@ -171,7 +180,9 @@ def test_every_form_of_the_folder_then_the_cache(made, monkeypatch, tmp_path, da
     assert (once.train == again.train).all() and (once.test_labels == again.test_labels).all()
     if dataset == "mnist":
         raw = made["mnist"]["train-images-idx3-ubyte"]
-        assert once.train.shape == (8, 1, 28, 28) and once.train[0].numpy().tobytes() == raw[16:800]
+        assert (
+            once.train.shape == (8, 1, 28, 28) and once.train[0].numpy().tobytes() == raw[16:800]
+        )
 
 
 # ---- broken and tampered data ---------------------------------------------------------------
@@ -203,15 +214,22 @@ def test_damaged_cache_is_replaced_never_used(made, monkeypatch, tmp_path):
     path.write_bytes(path.read_bytes()[:-1] + b"\x01\x02")
     with pytest.warns(UserWarning, match="damaged"):
         again = images.mnist(download=False)
-    assert (again.train == good.train).all() and sha(path.read_bytes()) == images.SHA256["mnist"][images.IDX[0]]
+    assert (again.train == good.train).all() and sha(path.read_bytes()) == images.SHA256["mnist"][
+        images.IDX[0]
+    ]
     monkeypatch.delenv("AUGFLOW_DATA")
     path.write_bytes(b"broken")
-    with pytest.warns(UserWarning, match="damaged"), pytest.raises(FileNotFoundError, match="AUGFLOW_DATA"):
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(FileNotFoundError, match="AUGFLOW_DATA"),
+    ):
         images.mnist(download=False)
 
 
 def test_no_data_at_all_says_what_to_do(made):
-    with pytest.raises(FileNotFoundError, match="set AUGFLOW_DATA to a folder that holds cifar10/"):
+    with pytest.raises(
+        FileNotFoundError, match="set AUGFLOW_DATA to a folder that holds cifar10/"
+    ):
         images.cifar10(download=False)
 
 
@@ -312,7 +330,10 @@ def test_cifar10_doctored_archive_is_refused(made, host, monkeypatch):
     monkeypatch.setattr(images, "CIFAR_PARQUET", host.url)
     monkeypatch.setattr(images, "CIFAR_ORIGINAL", host.url + "c.tar.gz")
     host.pages["/c.tar.gz"] = [archive(made, doctored=made["cifar10"]["data_batch_1.bin"])]
-    with pytest.warns(UserWarning), pytest.raises(FileNotFoundError, match="test_batch.bin: came, but"):
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(FileNotFoundError, match="test_batch.bin: came, but"),
+    ):
         images.cifar10(progress=False)
 
 

@@ -8,7 +8,14 @@ from ..augment import Augment
 from ..distributions import StandardNormal
 from ..flow import Flow
 from ..image_recipes import (
-    FLOWPP_PLAN, IMAGE_CONFIGS, _pixels, affine_image, anf_image, glow, latent_shape, vflow_image,
+    FLOWPP_PLAN,
+    IMAGE_CONFIGS,
+    _pixels,
+    affine_image,
+    anf_image,
+    glow,
+    latent_shape,
+    vflow_image,
     vflow_mini,
 )  # fmt: skip
 from ..imagenets import WideResidualNet
@@ -28,13 +35,15 @@ def build(name: str, shape: Shape, **options: object) -> Flow:
     if name not in MODELS:
         raise ValueError(f"build: model is {name!r}, expected one of {', '.join(MODELS)}")
     layers, latent = MODELS[name](shape, **options)
-    # The loaders have checked every byte, so no layer looks at the numbers again: a GPU need not wait.
+    # The loaders have checked every byte, so no layer looks at the numbers again: no GPU waits.
     return Flow(layers, StandardNormal(*latent), validate=False)
 
 
 def _vflow_mini(shape: Shape, *, extra: int, **options: object) -> tuple[list[Transform], Shape]:
     plan = options.get("plan", IMAGE_CONFIGS[f"vflow_mini_{extra}"].get("plan", FLOWPP_PLAN))
-    return vflow_mini(extra, shape, validate=False, **options), latent_shape(shape, extra=extra, plan=plan)
+    return vflow_mini(extra, shape, validate=False, **options), latent_shape(
+        shape, extra=extra, plan=plan
+    )
 
 
 def _vflow(shape: Shape, *, extra: int, **options: object) -> tuple[list[Transform], Shape]:
@@ -55,15 +64,23 @@ def _glow(shape: Shape, *, scales: int = 2, **options: object) -> tuple[list[Tra
 
 def _anf(shape: Shape, *, extra: int, **options: object) -> tuple[list[Transform], Shape]:
     c, h, w = shape
-    return anf_image(shape, extra=extra, validate=False, **options), (4 * c + extra, h // 2, w // 2)
+    return anf_image(shape, extra=extra, validate=False, **options), (
+        4 * c + extra,
+        h // 2,
+        w // 2,
+    )
 
 
 def _hierarchical_anf(
     shape: Shape, *, extra: int, filters: int = 64, blocks: int = 2, levels: int = 256
 ) -> tuple[list[Transform], Shape]:
-    """Two blocks of noise: encode e1 from x, e2 from e1, then decode x and e1 (Huang et al., section 4)."""
+    """Two blocks of noise: encode e1 from x and e2 from e1, then decode x and e1."""
     c, h, w = shape
-    x, e1, e2 = (slice(0, 4 * c), slice(4 * c, 4 * c + extra), slice(4 * c + extra, 4 * c + 2 * extra))
+    x, e1, e2 = (
+        slice(0, 4 * c),
+        slice(4 * c, 4 * c + extra),
+        slice(4 * c + extra, 4 * c + 2 * extra),
+    )
     net = dict(filters=filters, blocks=blocks)
     layers = [
         *_pixels(levels, shape, False), Squeeze(), ActNorm(4 * c),

@@ -3,7 +3,7 @@
 VFlow's reason why extra channels help: a flow on three channels must extract its features anew in
 every block, since three channels cannot carry them; with more channels a block can leave them for
 the next ones. So a small network, the same for every model, is to predict the hidden features of
-coupling k from what goes on to coupling k+1 (`lag` 0) and from what coupling k+1 passes on (`lag` 1).
+coupling k from what goes on to coupling k+1 (`lag` 0), and from what that passes on (`lag` 1).
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from ..mixlogistic import MixLogisticCoupling
 
 
 def joint_couplings(flow: Flow) -> list[MixLogisticCoupling]:
-    """The couplings of the joint, without those of dequantiser and posterior (these read context)."""
-    return [
-        m for m in flow.modules() if isinstance(m, MixLogisticCoupling) and not m.net.context
-    ]
+    """The joint's couplings, without those of dequantiser and posterior (these read context)."""
+    return [m for m in flow.modules() if isinstance(m, MixLogisticCoupling) and not m.net.context]
 
 
 @torch.no_grad()
 def collect(flow: Flow, x: Tensor, *, batch: int = 256) -> tuple[list[Tensor], list[Tensor]]:
-    """Hidden features and passed tensors of every coupling of the joint, (N, C, H, W), on one noise draw."""
+    """Each joint coupling's hidden features and the tensor it passes on, of one noise draw."""
     couplings = joint_couplings(flow)
     hidden: list[list[Tensor]] = [[] for _ in couplings]
     passed: list[list[Tensor]] = [[] for _ in couplings]
@@ -50,8 +48,8 @@ def collect(flow: Flow, x: Tensor, *, batch: int = 256) -> tuple[list[Tensor], l
 
 
 def r_squared(
-    seen: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor], *, width: int = 32, steps: int = 200,
-    batch: int = 128, seed: int = 0,
+    seen: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor], *, width: int = 32,
+    steps: int = 200, batch: int = 128, seed: int = 0,
 ) -> float:  # fmt: skip
     """R^2 on the second of each pair of a probe trained on the first: three convolutions.
 

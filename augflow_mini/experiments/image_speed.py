@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ..coupling import Coupling
 from ..flow import Flow
-from ..imagenets import GatedBlock, GatedConv
-from ..mixlogistic import MixLogisticCoupling
+from ..image_recipes import compile_parts
 from ..shape import Append
 from ..train import fit, negative_elbo
 
@@ -32,12 +31,14 @@ class _NegativeElbo(nn.Module):
         return negative_elbo(self.flow, x)
 
 
-def fast_loss(flow: Flow, x: Tensor, *, mode: str, amp: str | None) -> Callable[[Flow, Tensor], Tensor]:
-    """`negative_elbo` for `fit`, made fast for batches shaped like x; elsewhere it is the plain one.
+def fast_loss(
+    flow: Flow, x: Tensor, *, mode: str, amp: str | None
+) -> Callable[[Flow, Tensor], Tensor]:
+    """`negative_elbo` for `fit`, made fast for batches shaped like x; else the plain one.
 
     Args:
-        flow: on its device, in its memory format, `ActNorm`s initialised; with `validate=False`, since
-            a graph cannot look at numbers. Its networks are changed in place (compiled).
+        flow: on its device, in its memory format, `ActNorm`s initialised; with `validate=False`,
+            since a graph cannot look at numbers. Its networks are changed in place (compiled).
         x: an example batch.
         mode: one of `MODES`.
         amp: 'bf16', 'fp16' or None, as for `fit`.
@@ -45,6 +46,7 @@ def fast_loss(flow: Flow, x: Tensor, *, mode: str, amp: str | None) -> Callable[
     if mode not in MODES:
         raise ValueError(f"fast_loss: mode is {mode!r}, expected one of {', '.join(MODES)}")
     if "compile" in mode:
+        torch._dynamo.config.recompile_limit = 64  # one for each shape, training and evaluation
         compile_parts(flow)
     if "graph" not in mode:
         return negative_elbo
@@ -55,16 +57,6 @@ def fast_loss(flow: Flow, x: Tensor, *, mode: str, amp: str | None) -> Callable[
 
     loss.__name__ = negative_elbo.__name__  # the same function: a checkpoint fits either
     return loss
-
-
-def compile_parts(module: nn.Module) -> None:
-    """Compile the repeated parts, not the whole: blocks of one shape share one compilation."""
-    torch._dynamo.config.recompile_limit = 64  # one for each shape, training and evaluation
-    for part in module.modules():
-        if isinstance(part, (GatedBlock, GatedConv)):
-            part.forward = torch.compile(part.forward, dynamic=False)
-        elif isinstance(part, MixLogisticCoupling):
-            part.move = torch.compile(part.move, dynamic=False)
 
 
 def _record(module: nn.Module, x: Tensor, amp: str | None) -> Callable[[Tensor], Tensor]:
@@ -108,7 +100,7 @@ class BareNets(nn.Module):
 def median_ms(step: Callable[[], object], device: torch.device, *, repeats: int = 20) -> float:
     """Median time of a step in milliseconds, after three unmeasured ones."""
     times = []
-    for i in range(3 + repeats):
+    for _ in range(3 + repeats):
         if device.type == "cuda":
             torch.cuda.synchronize()
         began = time.perf_counter()
@@ -126,13 +118,13 @@ def measure(
     """Times of one model in one mode: a training step of `fit`, loss and gradient, and the floor.
 
     Args:
-        make: returns a fresh initialised flow and its training data (at least one batch, which is all
-            of it here), both on the device.
+        make: returns a fresh initialised flow and a batch of training data, both on the device.
         tf32: allow TF32 in float32 products, as in the usual untuned program.
 
     Returns:
-        milliseconds of a step (`step_ms`), of loss and gradient alone (`loss_ms`), of the bare networks
-        forward and backward in the same mode (`floor_ms`); peak memory in MiB; seconds of preparation.
+        milliseconds of a step (`step_ms`), of loss and gradient alone (`loss_ms`), of the bare
+        networks forward and backward in the same mode (`floor_ms`); peak memory in MiB; seconds of
+        preparation.
     """
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -147,7 +139,9 @@ def measure(
             flow.to(memory_format=torch.channels_last)
             x = x.contiguous(memory_format=torch.channels_last)
         flow.train()
-        bare = BareNets(flow, x)  # before compilation: the same network objects, compiled with them
+        bare = BareNets(
+            flow, x
+        )  # before compilation: the same network objects, compiled with them
         loss = fast_loss(flow, x, mode=mode, amp=amp)
         floor = _record(bare, x, amp) if "graph" in mode else bare
 
@@ -162,13 +156,22 @@ def measure(
         gradient(lambda: loss(flow, x))
         prepared = time.perf_counter() - began
         out = {
-            "loss_ms": median_ms(lambda: gradient(lambda: loss(flow, x)), device, repeats=steps // 2),
+            "loss_ms": median_ms(
+                lambda: gradient(lambda: loss(flow, x)), device, repeats=steps // 2
+            ),
             "floor_ms": median_ms(lambda: gradient(lambda: floor(x)), device, repeats=steps // 2),
         }
         fit(flow, data, steps=5, **options)
         out["step_ms"] = 1000 * fit(flow, data, steps=steps, **options).seconds / steps
         if device.type == "cuda":
             out["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
-        return {"mode": mode, "amp": amp, "tf32": tf32, "batch": len(data), **out, "prepare_s": prepared}
+        return {
+            "mode": mode,
+            "amp": amp,
+            "tf32": tf32,
+            "batch": len(data),
+            **out,
+            "prepare_s": prepared,
+        }
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,0 +1,137 @@
+"""The image experiments by name: data, model, steps; and their data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .. import images
+from ..flow import Flow
+from ..imagenets import data_init
+from .image_models import build
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One experiment but for its seed.
+
+    Attributes:
+        data: 'cifar10', 'mnist', 'fashion-mnist', or 'made' (gradients computed here, for proofs).
+        model, options: a name of `image_models.MODELS` and the options of that recipe.
+        shape: (C, H, W); larger images are cropped to their middle.
+        steps, batch, lr, warmup, ema, clip: of `fit`; the step size falls to 0 as a cosine.
+        batches: which CIFAR-10 training batches.
+        k, rows: importance samples, and test images they are drawn for.
+        probe: measure the reuse probe at the end.
+    """
+
+    data: str
+    model: str
+    options: dict = field(default_factory=dict)
+    shape: tuple[int, int, int] = (3, 32, 32)
+    steps: int = 10_000
+    batch: int = 128
+    lr: float = 1e-3
+    warmup: int = 500
+    ema: float = 0.999
+    clip: float = 1.0
+    batches: tuple[int, ...] = (1, 2, 3, 4, 5)
+    k: int = 64
+    rows: int = 256
+    probe: bool = False
+
+
+def setups() -> dict[str, Setup]:
+    """Every experiment by name."""
+    out = {}
+    for extra, channels in ((0, 3), (1, 4), (3, 6)):
+        mini = Setup("cifar10", "vflow_mini", {"extra": extra}, probe=True)
+        out[f"cifar10-{channels}ch"] = mini
+        tiny = dict(extra=extra, filters=8, blocks=1, components=2, context=8, dequant_blocks=1,
+                    posterior_blocks=1)  # fmt: skip
+        out[f"tiny-{channels}ch"] = Setup(
+            "made",
+            "vflow_mini",
+            tiny,
+            (3, 8, 8),
+            steps=20,
+            batch=16,
+            warmup=5,
+            k=4,
+            rows=16,
+            probe=True,
+        )
+        wide = dict(
+            extra=extra, filters={0: 56, 1: 51, 3: 49}[extra], blocks=4, heads=1, context=16,
+            dequant_filters=32, dequant_blocks=2, posterior_filters=32, posterior_blocks=2,
+        )  # fmt: skip
+        out[f"cifar10-{channels}ch-4M"] = Setup(
+            "cifar10", "vflow_mini", wide, steps=200_000, probe=True
+        )
+    for name, config in (("flowpp", "flowpp_cifar10"), ("vflow", "vflow_cifar10")):
+        out[f"cifar10-{name}-paper"] = Setup(
+            "cifar10",
+            "paper",
+            {"config": config},
+            steps=2_000_000,
+            batch=64,
+            lr=1.2e-3,
+            warmup=2000,
+            k=4096,
+        )
+    flow = dict(blocks=2, components=4, heads=2, context=8, dequant_blocks=1, dequant_filters=16)
+    for name, model, options in (  # about 310,000 parameters each
+        ("vae", "anf", dict(extra=4, steps=1, filters=64)),  # one step of ANF is a VAE
+        ("anf-2", "anf", dict(extra=4, steps=2, filters=45)),
+        ("anf-4", "anf", dict(extra=4, steps=4, filters=31)),
+        ("hanf", "hierarchical_anf", dict(extra=4, filters=45)),
+        ("glow", "glow", dict(steps=8, filters=103)),
+        ("flowpp", "vflow", dict(flow, extra=0, filters=18)),
+        (
+            "vflow",
+            "vflow",
+            dict(flow, extra=1, filters=12, posterior_blocks=1, posterior_filters=16),
+        ),
+    ):
+        out[f"mnist-{name}"] = Setup("mnist", model, options, (1, 28, 28), steps=6000, k=128)
+    return out
+
+
+def load(setup: Setup, *, test: bool = False) -> tuple[Tensor, Tensor]:
+    """Training and validation images (or training and test images), uint8."""
+    if setup.data == "made":
+        made = made_images(640, setup.shape)
+        return made[:512], made[512:]
+    if setup.data == "cifar10":
+        data = images.cifar10(batches=setup.batches, test=test, progress=False)
+    else:
+        data = {"mnist": images.mnist, "fashion-mnist": images.fashion_mnist}[setup.data](
+            progress=False
+        )
+    return _crop(data.train, setup.shape), _crop(data.test if test else data.valid, setup.shape)
+
+
+def _crop(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    top, left = (x.shape[2] - shape[1]) // 2, (x.shape[3] - shape[2]) // 2
+    return x[:, :, top : top + shape[1], left : left + shape[2]].contiguous()
+
+
+def made_images(n: int, shape: tuple[int, int, int], *, seed: int = 0) -> Tensor:
+    """Colour gradients with a little noise: images computed here, for tests and proofs."""
+    g = torch.Generator().manual_seed(seed)
+    c, h, w = shape
+    corner = torch.rand(n, c, 2, 2, generator=g)
+    smooth = torch.nn.functional.interpolate(
+        corner, size=(h, w), mode="bilinear", align_corners=True
+    )
+    return (255 * smooth + 4 * torch.rand(n, c, h, w, generator=g)).clamp(0, 255).to(torch.uint8)
+
+
+def prepare(setup: Setup, train: Tensor, *, seed: int, device: torch.device) -> Flow:
+    """The model on its device, initialised on the first images; a function of setup and seed."""
+    torch.manual_seed(seed)
+    flow = build(setup.model, setup.shape, **setup.options).to(device)
+    data_init(flow.chain, train[:256].float().to(device))
+    return flow

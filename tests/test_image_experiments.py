@@ -1,0 +1,314 @@
+"""Image experiments at small size: whole runs, resume, kill, two processes, probe, records."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from augflow_mini import Flow, StandardNormal
+from augflow_mini.checkpoint import load_tensors
+from augflow_mini.experiments import image_probe, image_results, image_setups, image_speed
+from augflow_mini.experiments.image_models import MODELS, build
+from augflow_mini.train import negative_elbo
+from augflow_mini.trainer import KIND
+
+MODULE = "augflow_mini.experiments.images"
+QUICK = ["--k", "1", "--no-probe", "--quiet", "--device", "cpu"]
+
+
+def start(*args, processes=0):
+    """The command line of a run, alone or under torchrun."""
+    launcher = [sys.executable, "-m"]
+    if processes:
+        port = str(20_000 + random.randrange(20_000))
+        launcher += [
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(processes),
+            "--master-port",
+            port,
+            "-m",
+        ]
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    return subprocess.Popen(
+        [*launcher, MODULE, *map(str, args)], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def finish(process, code=0):
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == code, out
+    return out
+
+
+def losses(path):
+    return load_tensors(path, kind=KIND)["fit"]["loss"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One uninterrupted run in two shards: what every other way of running must give."""
+    out = tmp_path_factory.mktemp("whole")
+    finish(
+        start(
+            "train", "tiny-3ch", "--steps", 10, "--every", 2, "--shards", 2, "--out", out, *QUICK
+        )
+    )
+    return out
+
+
+def test_a_run_leaves_curve_result_and_weights_that_agree(whole):
+    result = json.loads((whole / "tiny-3ch-s0.json").read_text())
+    flow, again = image_results.load_model(whole / "tiny-3ch-s0")
+    assert again == result and sum(p.numel() for p in flow.parameters()) == result["parameters"]
+    setup = image_setups.Setup(**result["setup"])
+    valid = image_setups.load(setup)[1]
+    measured = image_results.evaluate(flow, valid, k=1, rows=8, seed=0)
+    assert measured["elbo"] == pytest.approx(result["valid"]["elbo"], abs=1e-6)
+    rows = list(csv.DictReader((whole / "tiny-3ch-s0.csv").open()))
+    shown = [float(r["valid_bits_per_dim"]) for r in rows if r["valid_bits_per_dim"]]
+    assert shown == pytest.approx([bits for _, bits in result["curve"]], abs=1e-5)
+    assert shown[-1] < shown[0]  # it learned something
+    assert result["provenance"]["device"] == "cpu" and result["train_images"] == 512
+
+
+def test_two_processes_equal_one(whole, tmp_path):
+    command = ["train", "tiny-3ch", "--steps", 10, "--every", 2, "--shards", 2, "--out", tmp_path]
+    finish(start(*command, *QUICK, processes=2))
+    one, two = losses(whole / "tiny-3ch-s0.ckpt"), losses(tmp_path / "tiny-3ch-s0.ckpt")
+    assert len(one) == len(two) == 10
+    assert torch.allclose(one, two, rtol=1e-6, atol=1e-4), (one - two).abs().max()
+    a, b = (json.loads((f / "tiny-3ch-s0.json").read_text()) for f in (whole, tmp_path))
+    assert b["provenance"]["processes"] == 2
+    assert a["valid"]["elbo"] == pytest.approx(b["valid"]["elbo"], abs=1e-5)  # sharded evaluation
+    assert a["valid"]["elbo_images"] == b["valid"]["elbo_images"] == 128
+
+
+def test_two_processes_go_on_where_one_stopped(whole, tmp_path):
+    command = [
+        "train",
+        "tiny-3ch",
+        "--steps",
+        10,
+        "--every",
+        2,
+        "--shards",
+        2,
+        "--out",
+        tmp_path,
+        *QUICK,
+    ]
+    process = start(*command)
+    wait_for(tmp_path / "tiny-3ch-s0.ckpt", process)
+    process.send_signal(signal.SIGINT)  # saved at the next step
+    assert "run the same call to go on" in finish(process, code=3)
+    done = len(losses(tmp_path / "tiny-3ch-s0.ckpt"))
+    assert 2 <= done < 10
+    finish(start(*command, processes=2))
+    assert torch.allclose(
+        losses(tmp_path / "tiny-3ch-s0.ckpt"), losses(whole / "tiny-3ch-s0.ckpt"), atol=1e-3
+    )
+
+
+def wait_for(path, process):
+    for _ in range(1200):
+        if path.exists() or process.poll() is not None:
+            return
+        time.sleep(0.05)
+
+
+def test_killed_at_a_random_moment_it_ends_the_same(whole, tmp_path):
+    command = [
+        "train",
+        "tiny-3ch",
+        "--steps",
+        10,
+        "--every",
+        2,
+        "--shards",
+        2,
+        "--out",
+        tmp_path,
+        *QUICK,
+    ]
+    process = start(*command)
+    wait_for(tmp_path / "tiny-3ch-s0.ckpt", process)
+    time.sleep(random.random())
+    process.kill()  # SIGKILL: nothing can be saved any more
+    process.communicate()
+    if process.returncode != 0:  # else it was quicker than the blow
+        assert not (tmp_path / "tiny-3ch-s0.json").exists()
+    finish(start(*command))
+    a, b = (load_tensors(f / "tiny-3ch-s0.ckpt", kind=KIND)["model"] for f in (whole, tmp_path))
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_damaged_checkpoint_is_a_clear_error_and_is_kept(whole, tmp_path):
+    path = tmp_path / "tiny-3ch-s0.ckpt"
+    damaged = (whole / "tiny-3ch-s0.ckpt").read_bytes()[:-2000]
+    path.write_bytes(damaged)
+    process = start("train", "tiny-3ch", "--steps", 10, "--shards", 2, "--out", tmp_path, *QUICK)
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 1 and "cannot be read" in out and str(path) in out
+    assert path.read_bytes() == damaged
+
+
+def test_budget_stops_in_time_with_code_3(tmp_path):
+    out = finish(start("train", "tiny-3ch", "--steps", 10_000, "--out", tmp_path, *QUICK,
+                       "--budget-seconds", 8), code=3)  # fmt: skip
+    assert "stopped at step" in out and (tmp_path / "tiny-3ch-s0.ckpt").exists()
+    assert not (tmp_path / "tiny-3ch-s0.json").exists()
+
+
+def test_side_by_side_runs_and_a_failure_is_reported(tmp_path):
+    (tmp_path / "tiny-4ch-s0.ckpt").write_bytes(b"no checkpoint")
+    out = finish(
+        start("train", "tiny-3ch", "tiny-4ch", "--steps", 2, "--out", tmp_path, *QUICK), code=3
+    )
+    assert "tiny-3ch seed 0: 116,904 parameters" in out
+    assert "tiny-4ch-s0: exit 1" in out and "cannot be read" in out
+
+
+# ---- models ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cifar10-3ch", "cifar10-4ch", "cifar10-6ch"])
+def test_equal_budget_models_have_a_million_parameters(name):
+    setup = image_setups.setups()[name]
+    flow = build(setup.model, setup.shape, **setup.options)
+    count = sum(p.numel() for p in flow.parameters())
+    assert abs(count - 1e6) < 0.02e6
+    assert 16 * count < 16 * 2**20  # weights, average and Adam's two moments travel in 16 MiB
+
+
+@pytest.mark.parametrize("name", [n for n in image_setups.setups() if n.startswith("mnist")])
+def test_mnist_models_share_a_budget_and_give_a_bound(name):
+    setup = image_setups.setups()[name]
+    flow = build(setup.model, setup.shape, **setup.options)
+    assert abs(sum(p.numel() for p in flow.parameters()) - 312_000) < 15_000
+    x = image_setups.made_images(4, (1, 28, 28)).float()
+    bits = image_results.bits_per_dim(flow.train().elbo(x), x)
+    assert bits.isfinite().all() and bits.min() > 0
+    assert flow.base.shape == tuple(flow.encode(x).z.shape[1:])
+
+
+def test_unknown_model_is_an_error():
+    with pytest.raises(ValueError, match="expected one of vflow_mini"):
+        build("vflo", (1, 28, 28))
+    assert "paper" in MODELS
+
+
+# ---- evaluation and speed -------------------------------------------------------------------
+
+
+def test_bound_is_above_the_elbo_and_counts_its_images():
+    setup = image_setups.setups()["tiny-4ch"]
+    train, valid = image_setups.load(setup)
+    flow = image_setups.prepare(setup, train, seed=0, device=torch.device("cpu"))
+    state = torch.get_rng_state()
+    out = image_results.evaluate(flow, valid[:32], k=8, rows=24)
+    assert torch.equal(state, torch.get_rng_state())
+    same = image_results.evaluate(flow, valid[:24], k=1, rows=0)
+    assert out["bound"] < same["elbo"] and out["bound_images"] == 24 and out["elbo_images"] == 32
+    assert 1 <= out["ess"] <= 8 and out["var_log_weight"] > 0
+
+
+def test_floor_runs_the_very_networks_on_what_they_see():
+    setup = image_setups.setups()["tiny-3ch"]
+    train, _ = image_setups.load(setup)
+    flow = image_setups.prepare(setup, train, seed=0, device=torch.device("cpu"))
+    x = train[:4].float()
+    bare = image_speed.BareNets(flow, x)
+    torch.manual_seed(0)
+    bare(x).backward()
+    nets = sum(p.numel() for net in bare.nets for p in net.parameters())
+    with_gradient = sum(p.numel() for p in flow.parameters() if p.grad is not None)
+    assert nets == with_gradient > 0.9 * sum(p.numel() for p in flow.parameters())
+    assert (
+        len(bare.nets) == len(bare.inputs) == 14
+    )  # 9 of the joint, 4 and a context of the dequantiser
+
+
+def test_fast_loss_knows_its_modes():
+    setup = image_setups.setups()["tiny-3ch"]
+    train, _ = image_setups.load(setup)
+    flow = image_setups.prepare(setup, train, seed=0, device=torch.device("cpu"))
+    assert image_speed.fast_loss(flow, train[:2].float(), mode="eager", amp=None) is negative_elbo
+    with pytest.raises(ValueError, match="expected one of eager"):
+        image_speed.fast_loss(flow, train[:2].float(), mode="graphs", amp=None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("mode", ["graph", "compile+graph"])
+def test_recorded_graph_gives_the_same_loss_and_gradient(mode):
+    setup = image_setups.setups()["tiny-6ch"]
+    device = torch.device("cuda")
+    train, _ = image_setups.load(setup)
+    x = train[:16].float().to(device)
+    values = []
+    for m in ("eager", mode):
+        flow = image_setups.prepare(setup, train, seed=0, device=device)
+        loss = image_speed.fast_loss(flow, x, mode=m, amp=None)
+        for _ in range(2):  # the second replay must not depend on the first
+            flow.zero_grad()
+            torch.cuda.manual_seed(5)
+            value = loss(flow.train(), x)
+            value.backward()
+        values.append((value.item(), [p.grad.clone() for p in flow.parameters()]))
+    (a, grads), (b, grads_b) = values
+    assert a == pytest.approx(b, rel=1e-4)
+
+    def norm(g):
+        return sum(t.square().sum() for t in g).sqrt()
+
+    assert norm([u - v for u, v in zip(grads, grads_b, strict=True)]) < 1e-3 * norm(grads)
+
+
+# ---- the probe ------------------------------------------------------------------------------
+
+
+def test_probe_finds_what_is_there_and_nothing_else():
+    torch.manual_seed(0)
+    x = torch.randn(160, 3, 8, 8)
+    kernel = torch.randn(4, 3, 3, 3) / 5
+    carried = torch.relu(nn.functional.conv2d(x, kernel, padding=1))
+    foreign = torch.randn(160, 4, 8, 8)
+
+    def split(t):
+        return t[:128], t[128:]
+
+    high = image_probe.r_squared(split(x), split(carried), steps=150, batch=32)
+    low = image_probe.r_squared(split(x), split(foreign), steps=150, batch=32)
+    assert high > 0.9 and low < 0.1
+
+
+def test_probe_takes_features_and_tensor_from_one_noise_draw():
+    setup = image_setups.setups()["tiny-6ch"]
+    train, _ = image_setups.load(setup)
+    flow = image_setups.prepare(setup, train, seed=0, device=torch.device("cpu"))
+    couplings = image_probe.joint_couplings(flow)
+    assert len(couplings) == 9
+    hidden, passed = image_probe.collect(flow, train[:8], batch=4)
+    assert [len(h) for h in hidden] == [8] * 9 and hidden[0].shape[2:] == passed[0].shape[2:]
+    first = couplings[0]
+    again = []
+    hook = first.net.last.register_forward_pre_hook(lambda _, args: again.append(args[0]))
+    with torch.no_grad():
+        first.eval().net(passed[0][:, first.reads[0]])  # what it read leaves it unchanged
+    hook.remove()
+    assert torch.allclose(again[0].permute(0, 3, 1, 2), hidden[0], atol=1e-5)
+
+
+def test_made_images_are_images():
+    made = image_setups.made_images(8, (3, 8, 8))
+    assert made.dtype == torch.uint8 and made.shape == (8, 3, 8, 8) and made.float().std() > 20
+    assert isinstance(Flow([], StandardNormal(2)), nn.Module)
