@@ -84,7 +84,8 @@ def _log_mean_gaussian(
     x: Tensor, centres: Tensor, sigma: float, log_weights: Tensor | float = 0.0
 ) -> Tensor:
     """log of the mean over centres (M, D) of N(x; centre, sigma^2 I), or of their weighted sum."""
-    square = (x[:, None, :] - centres.to(x)).square().sum(-1)
+    centres = centres.to(x)
+    square = sum((x[:, i, None] - centres[:, i]).square() for i in range(x.shape[1]))
     log_p = -square / (2 * sigma**2) - x.shape[1] * (0.5 * LOG_2PI + math.log(sigma))
     if isinstance(log_weights, float):
         return torch.logsumexp(log_p, 1) - math.log(len(centres))
@@ -105,20 +106,22 @@ def _curve(
     sigma: float,
     entropy: float,
     gaussian: float,
-    nodes: int = 400,
+    *,
+    power: int = 1,
+    nodes: int,
 ) -> Toy:
-    """A point of a curve, t uniform on [0, 1], plus N(0, sigma^2 I), reflected with chance 1/2.
+    """A point of a curve plus N(0, sigma^2 I), reflected (x -> -x) with chance 1/2.
 
-    The reflection is x -> -x. The density is an integral over t, by Gauss-Legendre: the nodes lie
-    much closer than sigma, so it is exact to rounding wherever there is mass.
+    The place t on the curve has density power * t^(power - 1) on [0, 1]. The toy's density is an
+    integral over t, by Gauss-Legendre with nodes closer than sigma: exact to rounding.
     """
-    t, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(nodes))
-    centres = curve((t + 1) / 2)
-    both = torch.cat([centres, -centres])
-    log_weights = (weight / 4).log().repeat(2)
+    nodes_t, weight = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(nodes))
+    t = (nodes_t + 1) / 2
+    both = torch.cat([curve(t), -curve(t)])
+    log_weights = (weight / 4 * power * t ** (power - 1)).log().repeat(2)
 
     def draw(n: int, g: torch.Generator) -> Tensor:
-        on_curve = curve(torch.rand(n, generator=g, dtype=torch.float64))
+        on_curve = curve(torch.rand(n, generator=g, dtype=torch.float64) ** (1 / power))
         sign = 1 - 2 * torch.randint(2, (n, 1), generator=g, dtype=torch.float64)
         return sign * on_curve + sigma * torch.randn(n, 2, generator=g, dtype=torch.float64)
 
@@ -133,9 +136,9 @@ def _moon(t: Tensor) -> Tensor:
 
 
 def _spiral(t: Tensor) -> Tensor:
-    """Radius 0.5 to 3 over one and a half turns; equal lengths of arc are about equally likely."""
-    angle = 3 * math.pi * t.sqrt()
-    radius = 0.5 + 2.5 * t.sqrt()
+    """Radius 0.5 to 3 over one and a half turns; power 2 makes arcs about equally likely."""
+    angle = 3 * math.pi * t
+    radius = 0.5 + 2.5 * t
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
 
 
@@ -154,7 +157,7 @@ def _checkerboard() -> Toy:
     def density(x: Tensor) -> Tensor:
         column, row = ((x + 4) / 2).floor().unbind(1)
         inside = (x.abs() < 4).all(1) & ((column + row) % 2 == 0)
-        return torch.where(inside, -math.log(32), -math.inf).to(x.dtype)
+        return torch.where(inside, x.new_tensor(-math.log(32)), -math.inf)
 
     entropy = math.log(32)
     determinant = (16 / 3) ** 2 - 1  # variances 16/3; even rows have even columns: covariance 1
@@ -221,10 +224,10 @@ TOYS: dict[str, Toy] = {
         _mixture("three_modes", [[-2.0], [0.0], [2.0]], 0.25, 1.1311317473),
         _mixture("eight_gaussians", _circle(8, 2.0), 0.15, 1.1230776272),
         _checkerboard(),
-        _curve("two_moons", _moon, 0.15, 2.0945576398, 3.2802493029),
+        _curve("two_moons", _moon, 0.15, 2.0945576398, 3.2802493029, nodes=160),
         _rings(),
         _pinwheel(),
-        _curve("spirals", _spiral, 0.1, 2.6035953783, 3.7483737265),
+        _curve("spirals", _spiral, 0.1, 2.6035954877, 3.7483737254, power=2, nodes=400),
     )
 }
 
@@ -274,7 +277,8 @@ def digits() -> Dataset:
             "this scikit-learn carries other data, results would not compare; install 1.3 or later"
         )
     order = np.random.RandomState(0).permutation(len(pixels))  # a stream numpy keeps unchanged
-    parts = dict(zip(("train", "valid", "test"), np.split(order, np.cumsum(DIGITS_SPLIT)[:-1])))
+    chunks = np.split(order, np.cumsum(DIGITS_SPLIT)[:-1])
+    parts = dict(zip(("train", "valid", "test"), chunks, strict=True))
     images = {name: torch.from_numpy(pixels[rows]).float() for name, rows in parts.items()}
     labels = {name: torch.from_numpy(bunch.target[rows]) for name, rows in parts.items()}
     return Dataset("digits", **images, levels=17, labels=labels)

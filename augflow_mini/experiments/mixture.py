@@ -97,7 +97,7 @@ EXPERIMENTS = [
     ),
     _experiment(
         "e2-plateau",
-        "E2, ANF with N = 1 and a small last layer: some seeds stay the best Gaussian, with no gap",
+        "E2, ANF with N = 1 and a small last layer: some seeds stay a Gaussian, with no gap",
         steps=1,
         last_gain=0.01,
         seconds=15,
