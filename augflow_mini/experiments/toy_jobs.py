@@ -68,7 +68,7 @@ class Job:
     def estimate(self) -> float:
         """CPU seconds, about; the runner corrects it by what finished jobs took."""
         m = self.model
-        couplings = m.depth * (2 if m.recipe == "anf" else 1) + (4 if m.posterior == "flow" else 0)
+        couplings = m.depth * {"anf": 2, "cif": 5}.get(m.recipe, 1) + (6 if m.posterior == "flow" else 0)
         heavy = 2.6 if m.coupling == "mixlogistic" else 1.0
 
         def train(members: int, steps: int) -> float:
@@ -132,8 +132,9 @@ def _two_modes() -> Iterator[Job]:
 def _fixed_joint() -> Iterator[Job]:
     """Decoder alone as the joint, only q refitted: N(0, I), Gaussian, flow."""
     for posterior in ("noise", "gaussian", "flow"):
-        model = Model("anf", 1, 2, 1, 4000, posterior=posterior, last_gain=1.0)
-        yield Job(f"joint/{posterior}", "joint", "three_modes", model, kind="joint", lr=5e-3)
+        model = Model("anf", 1, 2, 1, 5000, posterior=posterior)
+        yield Job(f"joint/{posterior}", "joint", "three_modes", model, kind="joint", lr=8e-3,
+                  steps=3000)  # fmt: skip
 
 
 def _eight() -> Iterator[Job]:
@@ -165,8 +166,8 @@ def _factorial(depths: tuple[int, ...]) -> Iterator[Job]:
 def _parts() -> Iterator[Job]:
     """A VAE and an ANF taken apart: model error, gap, estimator bias, optimisation, test noise."""
     for n in (1, 3):
-        yield Job(f"parts/anf-n{n}", "parts", "two_modes", Model("anf", 1, 1, n, 6000),
-                  kind="parts", steps=2000, test=600)  # fmt: skip
+        yield Job(f"parts/anf-n{n}", "parts", "two_modes",
+                  Model("anf", 1, 1, n, 6000, last_gain=1.0), kind="parts", steps=2000, test=600)  # fmt: skip
 
 
 def _ablations() -> Iterator[Job]:
@@ -187,6 +188,11 @@ def _ablations() -> Iterator[Job]:
         for recipe, noise in (("cycle", 0), ("unmixed", 1), ("unmixed", 2)):
             model = Model(recipe, 2, noise, 8, 6000)
             yield Job(f"ablation/cost-{toy}-{recipe}-e{noise}", "ablation", toy, model)
+
+
+    for toy, dims in (("two_modes", 1), ("eight_gaussians", 2), ("checkerboard", 2)):
+        yield Job(f"ablation/cif-{toy}", "ablation", toy, Model("cif", dims, 1, 3, 6000), tuning=QUICK,
+                  test=600 if dims == 1 else 2048)  # fmt: skip
 
 
 def _grid() -> Iterator[Job]:

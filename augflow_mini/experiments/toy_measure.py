@@ -75,8 +75,8 @@ class Measured:
     method: str
 
 
-def measure(flow: Flow, toy: Toy, at: Points, *, noise: int, k: int, seed: int) -> dict:
-    """`Measured` as a dictionary. `noise` is D_E; k samples are used where it is above 1."""
+def measure(flow: Flow, toy: Toy, at: Points, *, by_quadrature: bool, k: int, seed: int) -> dict:
+    """`Measured` as a dictionary; k samples are drawn where log p(x) is neither exact nor integrable."""
     flow.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -84,7 +84,7 @@ def measure(flow: Flow, toy: Toy, at: Points, *, noise: int, k: int, seed: int) 
             log_p = elbo = flow.log_prob(at.x)
             error, variance, method = torch.zeros(1), torch.zeros_like(log_p), "exact"
             off = 0.0
-        elif noise == 1:
+        elif by_quadrature:
             log_p, elbo, variance, error = integrate(flow, at.x)
             off, method = at.mean(error), "quadrature"
         else:
@@ -153,9 +153,12 @@ def leaked(flow: Flow, toy: Toy, n: int = 4096) -> float:
 
 
 def steepness(flow: Flow, reach: float = 5.0) -> float | None:
-    """Largest norm of dx / d(base noise) over a grid on [-reach, reach]^D; None above two dimensions."""
+    """Largest norm of dx / d(base noise) over a grid on [-reach, reach]^D.
+
+    None above two dimensions, and where the sampler draws noise between its layers.
+    """
     dims = flow.base.shape[0]
-    if dims > 2:
+    if dims > 2 or flow.chain.stochastic_inverse:
         return None
     line = torch.linspace(-reach, reach, 4001 if dims == 1 else 201)
     z = torch.stack(torch.meshgrid(*[line] * dims, indexing="ij"), -1).reshape(-1, dims)

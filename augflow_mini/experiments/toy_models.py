@@ -17,6 +17,7 @@ from ..linear import InvertibleLinear
 from ..mixlogistic import MixLogisticCoupling
 from ..nets import MLP, count_parameters
 from ..pointwise import Scale
+from ..recipes import cif
 from ..transform import Inverse, On, Transform
 
 COMPONENTS = 8  # logistics in a mixture-of-logistics coupling
@@ -30,13 +31,13 @@ class Model:
     Attributes:
         recipe: 'cycle' (couplings that write one number each, in turn, and read all others, a learned
             matrix before every second one), 'anf' (encode e, decode x), 'unmixed' ('cycle' on the data
-            beside noise that no layer touches).
+            beside noise that no layer touches), 'cif' (`recipes.cif`, fresh noise at each step).
         dims, noise: D_X, D_E.
-        depth: couplings ('cycle', 'unmixed') or steps N ('anf').
+        depth: couplings ('cycle', 'unmixed') or steps N ('anf', 'cif').
         parameters: wanted in all; the networks' width follows.
         coupling: 'additive', 'affine' or 'mixlogistic'.
         hidden: hidden layers of each network.
-        posterior: q(e | x): 'noise' is N(0, I), 'gaussian' one affine coupling in front, 'flow' four
+        posterior: q(e | x): 'noise' is N(0, I), 'gaussian' one affine coupling in front, 'flow' six
             that write one noise feature each.
         hidden_gain, last_gain: initial weights are N(0, gain^2 / inputs).
         noise_scale: standard deviation of the noise; near 0 it pads with zeros.
@@ -80,7 +81,17 @@ class Model:
             off = [abs(count_parameters(self._flow(w)) - self.parameters) for w in (low, high)]
         return low if off[0] <= off[1] else high
 
+    @property
+    def integrable(self) -> bool:
+        """Whether the noise is one standard normal number, so that quadrature gives log p(x)."""
+        return self.noise == 1 and self.recipe != "cif"
+
     def _flow(self, width: int) -> Flow:
+        if self.recipe == "cif":
+            options = {"hidden": [width] * self.hidden, "clamp": CLAMP}
+            between = 2 if self.dims > 1 else 0
+            layers = cif(self.dims, self.noise, steps=self.depth, couplings=between, **options)
+            return Flow(layers, StandardNormal(self.dims))
         total = self.dims + self.noise
         layers: list[Transform] = []
         if self.noise:
@@ -94,7 +105,7 @@ class Model:
                 layers += self._posterior_flow(width)
         body = {"cycle": self._cycle, "anf": self._anf, "unmixed": self._cycle}
         if self.recipe not in body:
-            raise ValueError(f"Model: recipe is {self.recipe!r}, expected one of {', '.join(body)}")
+            raise ValueError(f"Model: recipe is {self.recipe!r}, expected one of {', '.join(body)}, cif")
         layers += body[self.recipe](width)
         return Flow(layers, StandardNormal(total))
 
@@ -116,7 +127,7 @@ class Model:
 
     def _posterior_flow(self, width: int) -> Iterator[Transform]:
         total = self.dims + self.noise
-        for i in range(4):
+        for i in range(6):
             j = self.dims + i % self.noise
             yield self._coupling(
                 "affine", slice(j, j + 1), [slice(0, j), slice(j + 1, total)], width
