@@ -56,7 +56,7 @@ def _list(args: argparse.Namespace) -> int:
     for e in EXPERIMENTS.values():
         print(f"{e.name:16s} {e.about}\n{'':16s} {len(e.seeds)} seeds, ~{_minutes([e])}", end="")
         if (RECORDS / f"{e.name}.json").exists():
-            metrics = load_record(e.name)["metrics"]
+            metrics = load_record(e.name, folder=RECORDS)["metrics"]
             shown = [k for k in e.tolerance if k in metrics]
             print("; recorded: " + ", ".join(f"{k} {_show(metrics[k])}" for k in shown), end="")
         print()
@@ -88,7 +88,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     failed = 0
     with tempfile.TemporaryDirectory() as fresh:
         for e in chosen:
-            recorded = load_record(e.name)
+            recorded = load_record(e.name, folder=RECORDS)
             began = time.perf_counter()
             came = run(e, args.out or Path(fresh), progress=not args.quiet)
             wrong = compare(came, recorded, e.tolerance)
@@ -104,12 +104,12 @@ def _reproduce(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     failed = 0
     for e in _chosen(args.names):
-        wrong = check(e)
+        wrong = check(e, folder=RECORDS)
         failed += bool(wrong)
         print(f"{e.name:16s} {'; '.join(wrong) or 'in order'}", flush=True)
     others = {p.stem for p in RECORDS.glob("*.json")} - EXPERIMENTS.keys()
     for name in sorted(others) if not args.names else []:
-        load_record(name)  # raises where the seal is broken
+        load_record(name, folder=RECORDS)  # raises where the seal is broken
         print(f"{name:16s} seal in order")
     return 1 if failed else 0
 

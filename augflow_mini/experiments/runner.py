@@ -79,14 +79,24 @@ def run_seed(experiment: Experiment, seed: int, out: Path, *, progress: bool = T
         torch.manual_seed(seed)
         flow = experiment.build(config)
     options = dict(config["fit"])
-    trace: list[dict] = []
-    for steps in (*config.get("trace", ()), options.pop("steps")):
+    trace = _trace_so_far(name, config, out)
+    seen = {row["step"] for row in trace}
+    milestones = [s for s in config.get("trace", ()) if s not in seen]
+    for steps in (*milestones, options.pop("steps")):
         done = fit(
-            flow, train, valid=valid, seed=seed, steps=steps, **options,
-            checkpoint=checkpoint, device=experiment.device, progress=progress,
-        )  # fmt: skip
-        if steps in config.get("trace", ()):
+            flow,
+            train,
+            valid=valid,
+            seed=seed,
+            steps=steps,
+            **options,
+            checkpoint=checkpoint,
+            device=experiment.device,
+            progress=progress,
+        )
+        if steps in milestones:
             trace.append({"step": steps, **measured(experiment, flow)})
+            write_record(f"{name}-trace", {"config": config, "rows": trace}, folder=out)
     with ema_weights(flow, chosen_weights(done)):
         metrics = measured(experiment, flow)
         weights = {k: v.clone() for k, v in flow.state_dict().items()}
@@ -106,8 +116,17 @@ def run_seed(experiment: Experiment, seed: int, out: Path, *, progress: bool = T
         "run_on": provenance(done.device),
     }
     write_record(name, content, weights=weights, folder=out)
-    checkpoint.unlink(missing_ok=True)  # only now: the result is safe
+    for part in (checkpoint, out / f"{name}-trace.json"):  # only now: the result is safe
+        part.unlink(missing_ok=True)
     return load_record(name, folder=out)
+
+
+def _trace_so_far(name: str, config: dict, out: Path) -> list[dict]:
+    """What an interrupted run of this configuration has measured on its way."""
+    if not (out / f"{name}-trace.json").exists():
+        return []
+    saved = load_record(f"{name}-trace", folder=out)
+    return saved["rows"] if saved["config"] == config else []
 
 
 def chosen_weights(done: Fit) -> dict[str, Tensor]:
