@@ -115,7 +115,7 @@ def fit_many(
     cuts = [stacked[n][0].numel() for n in names]
     views = [v.view(stacked[n].shape) for v, n in zip(flat.split(cuts, dim=1), names, strict=True)]
     views = [v.requires_grad_() for v in views]
-    rate = torch.tensor(rates)[:, None]
+    rate = flat.new_tensor(rates)[:, None]
     mean, square = torch.zeros_like(flat), torch.zeros_like(flat)
 
     def one(parameters: dict, buffers: dict, x: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def fit_many(
 
     out = ManyFit(failed=[False] * size)
     bad = torch.zeros(size, dtype=torch.bool)
-    total, points = torch.zeros(size), max(1, steps // 50)
+    total, points = flat.new_zeros(size), max(1, steps // 50)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pool, at = draw(0), 0
@@ -154,8 +154,9 @@ def fit_many(
                 square.mul_(0.999).addcmul_(g, g, value=0.001)
                 t = step + 1
                 grow = min(1.0, t / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / steps))
-                scale = grow * math.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-                flat.addcdiv_(mean * rate, square.sqrt().add_(1e-8), value=-scale)
+                root = math.sqrt(1 - 0.999**t)  # Adam's bias corrections
+                denominator = square.sqrt().add_(1e-8 * root)
+                flat.addcdiv_(mean * rate, denominator, value=-grow * root / (1 - 0.9**t))
                 total += value.detach()
                 if t % points == 0:
                     out.curve.append([round(v, 4) for v in (total / points).tolist()])

@@ -140,6 +140,7 @@ class Model:
         if kind not in per:
             raise ValueError(f"Model: coupling is {kind!r}, expected one of {', '.join(per)}")
         net = MLP(seen, per[kind] * moved, hidden=[width] * self.hidden)
+        reads = reads or None  # one number alone: nothing to read
         if kind == "additive":
             return AdditiveCoupling(net, writes=writes, reads=reads)
         if kind == "affine":
