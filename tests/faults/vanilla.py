@@ -1,0 +1,56 @@
+"""Faults that break the claims of "Back to vanilla flows"; the form is that of `gap.py` here."""
+
+from __future__ import annotations
+
+from augflow_mini import coupling, gap
+from augflow_mini.augment import Slice
+
+NOTEBOOK = "07_vanilla_flows.ipynb"
+
+
+def log_det_sign(mp):
+    """A coupling contributes minus its log-scales, in both directions."""
+    for name in ("move", "move_back"):
+        method = getattr(coupling.AffineCoupling, name)
+
+        def flipped(self, x, params, method=method):
+            z, contrib = method(self, x, params)
+            return z, -contrib
+
+        mp.setattr(coupling.AffineCoupling, name, flipped)
+
+
+def forgotten_log_q(mp):
+    """Augment contributes nothing."""
+    original = Slice.inverse
+    mp.setattr(Slice, "inverse", lambda self, z: (lambda x, c: (x, 0 * c))(*original(self, z)))
+
+
+def posterior_slope_sign(mp):
+    mp.setattr(gap.ScalarANF, "k", property(lambda self: -self.c / (self.c**2 + self.d**2)))
+
+
+FAULTS = {
+    "log-det sign": (["vanilla-1", "vanilla-11"], log_det_sign, None),
+    "forgotten log q": (["vanilla-1", "vanilla-2"], forgotten_log_q, None),
+    "reads z for x": (
+        ["vanilla-3"],
+        None,
+        ("large[0].weight[:, :1] = small", "large[0].weight[:, 1:] = small"),
+    ),
+    "new noise without its q": (["vanilla-4"], None, ("        - log_q(z_more).sum(1),\n", ",\n")),
+    "bits for nats": (
+        ["vanilla-5"],
+        None,
+        ("-torch.tensor(nll) - torch.tensor(gap)", "-torch.tensor(nll) / 0.69 - torch.tensor(gap)"),
+    ),
+    "encoder's log-det forgotten": (["vanilla-6"], None, ("- 1) - log_a + log_d", "- 1) + log_d")),
+    "reads the data, not the noise": (
+        ["vanilla-7"],
+        None,
+        ("torch.tanh(t * nodes)", "torch.tanh(t * grid[:, None] + 0 * nodes)"),
+    ),
+    "bits divided by D_X + D_E": (["vanilla-8"], None, ("min(digits[n]", "64 / 80 * min(digits[n]")),
+    "posterior slope": (["vanilla-9"], posterior_slope_sign, None),
+    "no 1/K": (["vanilla-10"], None, (" - math.log(200_000)", "")),
+}
