@@ -7,12 +7,12 @@ So a conditional flow q(e | x) needs no class of its own; it is couplings that r
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .transform import Transform, check_width, checked_block, replace_block, sum_event
+from .transform import Halves, Transform, check_width, checked_block, sum_event
 
 Blocks = slice | Sequence[slice] | None
 
@@ -27,8 +27,8 @@ class Coupling(Transform):
             feature outside `writes`.
 
     Raises:
-        ValueError: a block is malformed, `reads` overlaps `writes`, the input is too narrow, or the
-            network returned another width than P W.
+        ValueError: a block is malformed, `reads` overlaps `writes`, the input is too narrow, or
+            the network returned another width than P W.
     """
 
     per_feature: int  # P: parameters for each written feature
@@ -48,18 +48,57 @@ class Coupling(Transform):
                         "the inverse could not know what the network saw"
                     )
         self.reads = reads
+        self.cut = self._cut()
+
+    def _cut(self) -> tuple[int, int] | None:
+        """(k, D) where all features before k move all the others, or the other way round."""
+        own = type(self)
+        if own.forward is not Coupling.forward or own.inverse is not Coupling.inverse:
+            return None  # a subclass with a forward of its own must be asked, not passed by
+        if self.reads is None or len(self.reads) != 1:
+            return None
+        first, second = sorted([self.writes, self.reads[0]], key=lambda block: block.start)
+        joined = first.start == 0 and first.stop == second.start
+        return (first.stop, second.stop) if joined else None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run(x, self.move)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run(z, self.move_back)
+
+    def forward_halves(self, halves: Halves) -> tuple[Halves, Tensor]:
+        return self._run_halves(halves, self.move)
+
+    def inverse_halves(self, halves: Halves) -> tuple[Halves, Tensor]:
+        return self._run_halves(halves, self.move_back)
+
+    def _run_halves(self, halves: Halves, move: Callable) -> tuple[Halves, Tensor]:
+        before, after = halves
+        if self.writes.start == 0:
+            before, contrib = move(before, self._params([after]))
+        else:
+            after, contrib = move(after, self._params([before]))
+        return (before, after), contrib
+
+    def _run(self, x: Tensor, move: Callable) -> tuple[Tensor, Tensor]:
+        check_width(x, self.writes, self)
+        start, stop = self.writes.start, self.writes.stop
+        # One split and one cat are one autograd node each; a slice for every use would cost many.
+        before, part, after = x.split([start, stop - start, x.shape[1] - stop], dim=1)
+        part, contrib = move(part, self.params(x))
+        return torch.cat([b for b in (before, part, after) if b.shape[1]], dim=1), contrib
 
     def params(self, x: Tensor) -> Tensor:
         """The network's output for the read features of x: (B, P W, ...)."""
-        check_width(x, self.writes, self)
         if self.reads is None:
-            seen = [x[:, : self.writes.start], x[:, self.writes.stop :]]
-            seen = [s for s in seen if s.shape[1]]
-        else:
-            for b in self.reads:
-                check_width(x, b, self)
-            seen = [x[:, b] for b in self.reads]
-        seen = seen or [x[:, :0]]  # nothing to read: the network's constant output
+            return self._params([x[:, : self.writes.start], x[:, self.writes.stop :]])
+        for block in self.reads:
+            check_width(x, block, self)
+        return self._params([x[:, block] for block in self.reads])
+
+    def _params(self, seen: Sequence[Tensor]) -> Tensor:
+        seen = [s for s in seen if s.shape[1]] or seen[:1]
         out = self.net(seen[0] if len(seen) == 1 else torch.cat(seen, dim=1))
         width = self.per_feature * (self.writes.stop - self.writes.start)
         if out.shape[1] != width:
@@ -67,15 +106,7 @@ class Coupling(Transform):
                 f"{type(self).__name__}: the network returned {out.shape[1]} features, expected "
                 f"{width} = {self.per_feature} for each of the written features"
             )
-        return out.to(x.dtype)  # under autocast only the network runs in half precision
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        part, contrib = self.move(x[:, self.writes], self.params(x))
-        return replace_block(x, self.writes, part), contrib
-
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        part, contrib = self.move_back(z[:, self.writes], self.params(z))
-        return replace_block(z, self.writes, part), contrib
+        return out.to(seen[0].dtype)  # under autocast only the network runs in half precision
 
     @abstractmethod
     def move(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +144,7 @@ class AdditiveCoupling(Coupling):
 
 
 class AffineCoupling(Coupling):
-    """Affine coupling: the `writes` block is scaled and shifted by a network that sees only `reads`.
+    """Affine coupling: the `writes` block is scaled and shifted by a network that sees `reads`.
 
     forward   z[writes] = x[writes] * exp(log_s) + m,   (log_s, m) = net(x[reads])
     inverse   x[writes] = (z[writes] - m) * exp(-log_s)
@@ -140,7 +171,9 @@ class AffineCoupling(Coupling):
     ) -> None:
         super().__init__(net, writes=writes, reads=reads)
         if clamp is not None and not clamp > 0:
-            raise ValueError(f"AffineCoupling: clamp is {clamp}, expected a positive number or None")
+            raise ValueError(
+                f"AffineCoupling: clamp is {clamp}, expected a positive number or None"
+            )
         self.clamp = clamp
 
     def move(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:

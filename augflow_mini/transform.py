@@ -7,10 +7,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
+
+Halves = tuple[Tensor, Tensor]  # the features before a cut and after it
 
 
 def sum_event(t: Tensor) -> Tensor:
@@ -23,17 +26,22 @@ class Transform(nn.Module, ABC):
 
     forward   z, contrib = layer(x)
     inverse   x, -contrib = layer.inverse(z)
-    contrib   (B,), nats: log |det dz/dx| for a bijection; see `Slice`, `Augment`, `Carry` for the rest
+    contrib   (B,), nats: log |det dz/dx| for a bijection; others: `Slice`, `Augment`, `Carry`
 
-    With all contributions of a chain, `log p(x) = log base(z) + sum of contrib` where no layer draws
-    noise on the way forward; otherwise `E[exp(log base(z) + sum of contrib)] = p(x)`.
+    With all contributions of a chain, `log p(x) = log base(z) + sum of contrib` where no layer
+    draws noise on the way forward; otherwise `E[exp(log base(z) + sum of contrib)] = p(x)`.
 
-    The two flags say where noise is drawn. A layer that draws noise in `inverse` loses something in
-    `forward`; `record` returns that something too and `replay` puts it back.
+    The two flags say where noise is drawn. A layer that draws noise in `inverse` loses something
+    in `forward`; `record` returns that something too and `replay` puts it back.
+
+    `cut` is only about speed: (k, D) for a layer on D features in which those before k move all
+    others, or the other way round. Such a layer has `forward_halves` and `inverse_halves` too, and
+    a chain then cuts once for several of them.
     """
 
     stochastic_forward: bool = False
     stochastic_inverse: bool = False
+    cut: tuple[int, int] | None = None
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,6 +76,7 @@ class Inverse(Transform):
         self.layer = layer
         self.stochastic_forward = layer.stochastic_inverse
         self.stochastic_inverse = layer.stochastic_forward
+        self.cut = layer.cut
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.layer.inverse(x)
@@ -75,8 +84,14 @@ class Inverse(Transform):
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.layer(z)
 
+    def forward_halves(self, halves: Halves) -> tuple[Halves, Tensor]:
+        return self.layer.inverse_halves(halves)
+
+    def inverse_halves(self, halves: Halves) -> tuple[Halves, Tensor]:
+        return self.layer.forward_halves(halves)
+
     def record(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        if isinstance(self.layer, Inverse):  # Inverse(Augment) is the Slice that Augment turned round
+        if isinstance(self.layer, Inverse):  # Inverse(Augment) is the Slice that it turned round
             return self.layer.layer.record(x)
         return super().record(x)
 
@@ -116,25 +131,29 @@ class Chain(Transform):
         self.stochastic_inverse = any(layer.stochastic_inverse for layer in flat)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._run(x, [(layer, layer) for layer in self.layers])
+        return self._run(x, self.layers, lambda layer: layer, lambda layer: layer.forward_halves)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self._run(z, [(layer, layer.inverse) for layer in reversed(self.layers)])
+        back = reversed(self.layers)
+        return self._run(z, back, lambda layer: layer.inverse, lambda layer: layer.inverse_halves)
 
     @staticmethod
-    def _run(x: Tensor, steps: list) -> tuple[Tensor, Tensor]:
-        batch = x.shape[0]
+    def _run(
+        x: Tensor, layers: Iterable[Transform], step: Callable, halves_step: Callable
+    ) -> tuple[Tensor, Tensor]:
         total = 0.0  # a float takes dtype and device from the first contribution
-        for layer, step in steps:
-            x, contrib = step(x)
-            if contrib.shape != (batch,):
-                raise ValueError(
-                    f"{type(layer).__name__} returned a contribution of shape "
-                    f"{tuple(contrib.shape)}, expected ({batch},); sum it over every dimension "
-                    "but the batch (sum_event)"
-                )
-            total = total + contrib  # never +=: a contribution may be an expanded view
-        return x, total if steps else x.new_zeros(batch)
+        for cut, run in groupby(layers, key=lambda layer: layer.cut):
+            run = list(run)
+            halves = len(run) > 1 and cut is not None and cut[1] == x.shape[1]
+            if halves:  # cut once for the whole run, not once for each layer
+                x = x.split([cut[0], cut[1] - cut[0]], dim=1)
+            for layer in run:
+                x, contrib = (halves_step if halves else step)(layer)(x)
+                _check_contrib(contrib, layer, (x[0] if halves else x).shape[0])
+                total = total + contrib  # never +=: a contribution may be an expanded view
+            if halves:
+                x = torch.cat(x, dim=1)
+        return x, x.new_zeros(x.shape[0]) if isinstance(total, float) else total
 
     def record(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         dropped = []
@@ -198,6 +217,14 @@ def may_look(validate: bool) -> bool:
     return validate and not torch.compiler.is_compiling()
 
 
+def _check_contrib(contrib: Tensor, layer: Transform, batch: int) -> None:
+    if contrib.shape != (batch,):
+        raise ValueError(
+            f"{type(layer).__name__} returned a contribution of shape {tuple(contrib.shape)}, "
+            f"expected ({batch},); sum it over every dimension but the batch (sum_event)"
+        )
+
+
 def checked_block(block: slice, what: str) -> slice:
     """A slice with 0 <= start < stop and step 1, or ValueError."""
     if not isinstance(block, slice) or block.stop is None or block.step not in (None, 1):
@@ -213,7 +240,7 @@ def check_width(x: Tensor, block: slice, layer: nn.Module) -> None:
     if x.dim() < 2 or x.shape[1] < block.stop:
         raise ValueError(
             f"{type(layer).__name__} works on features {block.start}:{block.stop} of dimension 1, "
-            f"got an input of shape {tuple(x.shape)}; check the layer's blocks or the input's width"
+            f"got an input of shape {tuple(x.shape)}; check the layer's blocks or the width"
         )
 
 

@@ -41,6 +41,7 @@ from augflow_mini import (
     hierarchical_anf,
     latent_shape,
     randomise,
+    realnvp,
     realnvp_image,
     vflow_image,
     vflow_mini,
@@ -605,3 +606,42 @@ def test_every_public_size_of_the_hierarchy_counts_its_couplings():
         layers = hierarchical_anf(2, [1] * levels, steps=steps)
         assert len(layers) == 1 + 2 * levels * steps
     assert isinstance(affine_mlp(slice(0, 1), [slice(1, 2), slice(3, 4)]), AffineCoupling)
+
+
+# ---- the chain's short cut ---------------------------------------------------------------------
+
+
+def test_a_subclass_with_its_own_forward_is_asked_by_the_chain():
+    class Doubled(AffineCoupling):
+        def forward(self, x):
+            z, contrib = super().forward(x)
+            return z, 2 * contrib
+
+    layers = [
+        Doubled(layer.net, writes=layer.writes, reads=layer.reads)
+        for layer in realnvp(2, couplings=2)
+    ]
+    chain, x = randomise(Chain(layers).double(), seed=0), normal(4, 2)
+    first, a = layers[0](x)
+    assert torch.equal(chain(x)[1], a + layers[1](first)[1])
+
+
+@pytest.mark.parametrize("layers", [anf(3, 2, steps=2), realnvp(5, couplings=4)])
+def test_a_run_of_couplings_on_two_halves_is_what_its_layers_are(layers):
+    """A chain cuts once for couplings that share their two halves; each layer alone cuts itself."""
+    chain = randomise(Chain(layers[-4:]).double(), seed=0)
+    assert len({layer.cut for layer in chain}) == 1
+    assert chain[0].cut is not None
+    x = normal(6, 5)
+    one_by_one, total = x, 0.0
+    for layer in chain:
+        one_by_one, contrib = layer(one_by_one)
+        total = total + contrib
+    z, contrib = chain(x)
+    assert torch.equal(z, one_by_one)
+    assert torch.equal(contrib, total)
+    back, minus = chain.inverse(z)
+    assert torch.allclose(back, x, rtol=0, atol=1e-12)
+    assert torch.allclose(minus, -contrib, rtol=0, atol=1e-12)
+    wider = torch.cat([x, x[:, :1]], 1)  # the layers leave a sixth feature alone, together too
+    assert torch.equal(chain(wider)[0], torch.cat([z, x[:, :1]], 1))
