@@ -1,9 +1,9 @@
-"""Train many small flows of one shape at once: one step of the batch costs little more than one of one.
+"""Train many small flows of one shape at once, for little more than the price of one.
 
 `fit` is the library's training loop. A study over seeds and step sizes trains dozens of tiny
-networks, where the computer spends its time on starting operations, not on numbers. Here the weights
-of S flows are stacked and every operation runs once for all of them. Each flow sees its own data and
-its own noise and has its own Adam, so it trains as if it were alone.
+networks, where the computer spends its time on starting operations, not on numbers. Here the
+weights of S flows are stacked and every operation runs once for all of them. Each flow sees its
+own data and its own noise and has its own Adam, so it trains as if it were alone.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ManyFit:
     """What `fit_many` did.
 
     Attributes:
-        curve: training loss of each flow, averaged over each fiftieth of the run, (points, S), nats.
+        curve: training loss of each flow, mean over each fiftieth of the run, (points, S), nats.
         failed: flows whose loss was not finite at some step; such steps leave a flow as it is.
         cpu_seconds: processor time of the training of all S flows together.
     """
@@ -102,15 +102,15 @@ def fit_many(
     shapes = {tuple((n, p.shape) for n, p in f.named_parameters()) for f in flows}
     if len(shapes) != 1 or len(rates) != size:
         raise ValueError(
-            f"fit_many: {size} flows of {len(shapes)} shapes and {len(rates)} step sizes; expected "
-            "flows of one shape and one step size for each"
+            f"fit_many: {size} flows of {len(shapes)} shapes and {len(rates)} step sizes; "
+            "expected flows of one shape and one step size for each"
         )
     began = time.process_time()
     modules = [Weights(f, loss).train() for f in flows]
     stacked, buffers = stack_module_state(modules)
     names = [n for n, p in modules[0].named_parameters() if p.requires_grad]
     frozen = {n: t for n, t in stacked.items() if n not in names}
-    # One row of numbers holds a flow: Adam is then a few operations, however many layers there are.
+    # One row of numbers holds a flow: Adam is then a few operations for any number of layers.
     flat = torch.cat([stacked[n].detach().reshape(size, -1) for n in names], dim=1)
     cuts = [stacked[n][0].numel() for n in names]
     views = [v.view(stacked[n].shape) for v, n in zip(flat.split(cuts, dim=1), names, strict=True)]
@@ -126,7 +126,8 @@ def fit_many(
     def losses(x: Tensor) -> Tensor:
         if size > 1:
             return every({**frozen, **dict(zip(names, views, strict=True))}, buffers, x)
-        first = {n: v[0] for n, v in zip(names, views, strict=True)}  # vmap of one costs twice as much
+        # vmap of one flow would cost twice as much as the flow
+        first = {n: v[0] for n, v in zip(names, views, strict=True)}
         first |= {n: v[0] for n, v in frozen.items()}
         return one(first, {n: b[0] for n, b in buffers.items()}, x[0])[None]
 

@@ -13,8 +13,15 @@ from ..distributions import LOG_2PI
 from ..flow import Flow
 
 REACH = 7.0  # N(0, 1) holds 3e-12 outside [-7, 7]
-# (nodes, reach): a row stops when halving the step and the mass at the edge change it by less than TOL
-GRIDS = ((129, REACH), (257, REACH), (513, REACH), (1025, REACH), (2049, 2 * REACH), (4097, 4 * REACH))
+# (nodes, reach): a row stops when halving the step and the edge change it by less than TOL
+GRIDS = (
+    (129, REACH),
+    (257, REACH),
+    (513, REACH),
+    (1025, REACH),
+    (2049, 2 * REACH),
+    (4097, 4 * REACH),
+)
 TOL = 1e-3
 FLOOR = -1e4  # float32 log-weights that overflow far out in the tails count as this
 
@@ -55,12 +62,13 @@ class Measured:
 
     Attributes:
         nll, nll_se: -log p(x); standard error of the choice of points.
-        nll_error: how far the numbers may be off: change when the step of the quadrature is halved,
-            or L_K - L_{K/2}, which is about the bias that is left.
+        nll_error: how far the numbers may be off: change when the step of the quadrature is
+            halved, or L_K - L_{K/2}, which is about the bias that is left.
         elbo: the bound, the negative of the training loss.
         gap: nll + elbo, log p(x) - ELBO(x).
         var_log_weight: mean variance of log w under q.
-        leak: share of the model's samples where the true density is below that of 99.9 % of the data.
+        leak: share of the model's samples where the true density is below that of 99.9 % of
+            the data.
         steepness: largest gradient norm of the sampler x(base noise), 1-D data with D <= 2 only.
         method: 'exact', 'quadrature' or 'K = ...'.
     """
@@ -77,7 +85,7 @@ class Measured:
 
 
 def measure(flow: Flow, toy: Toy, at: Points, *, by_quadrature: bool, k: int, seed: int) -> dict:
-    """`Measured` as a dictionary; k samples are drawn where log p(x) is neither exact nor integrable."""
+    """`Measured` as a dictionary; k draws where log p(x) is neither exact nor integrable."""
     flow.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -95,18 +103,24 @@ def measure(flow: Flow, toy: Toy, at: Points, *, by_quadrature: bool, k: int, se
     nll = -at.mean(log_p)
     return asdict(
         Measured(
-            nll=nll, nll_se=at.se(log_p), nll_error=off, elbo=at.mean(elbo),
-            gap=-nll - at.mean(elbo), var_log_weight=at.mean(variance), leak=leak,
-            steepness=steepness(flow) if toy.dims == 1 else None, method=method,
+            nll=nll,
+            nll_se=at.se(log_p),
+            nll_error=off,
+            elbo=at.mean(elbo),
+            gap=-nll - at.mean(elbo),
+            var_log_weight=at.mean(variance),
+            leak=leak,
+            steepness=steepness(flow) if toy.dims == 1 else None,
+            method=method,
         )
-    )  # fmt: skip
+    )
 
 
 def integrate(flow: Flow, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """log p(x), ELBO, variance of log w, error, (B,) each, by the trapezoid rule over one feature.
 
-    Twice as many nodes for the rows where halving the step still changes log p or the bound, then a
-    wider window where the posterior lies at its edge.
+    Twice as many nodes for the rows where halving the step still changes log p or the bound,
+    then a wider window where the posterior lies at its edge.
     (`gap.quadrature` follows each posterior in float64: more exact and some twenty times dearer.)
     """
     joint = Flow(list(flow.chain)[1:], flow.base, validate=False)
@@ -125,7 +139,9 @@ def integrate(flow: Flow, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             elbo = (q * log_w).sum(1)
             coarse = torch.logsumexp(log_joint[:, ::2], 1) + math.log(2 * step)
             coarse_elbo = (2 * q[::2] * log_w[:, ::2]).sum(1)
-            edge = (log_joint[:, [0, -1]] - log_p[:, None]).exp().amax(1)  # of the posterior density
+            edge = (
+                (log_joint[:, [0, -1]] - log_p[:, None]).exp().amax(1)
+            )  # of the posterior density
             error = torch.stack([(log_p - coarse).abs(), (elbo - coarse_elbo).abs(), edge]).amax(0)
             variance = (q * (log_w - elbo[:, None]) ** 2).sum(1)
             out[:, part] = torch.stack([log_p, elbo, variance, error])
@@ -178,4 +194,3 @@ def steepness(flow: Flow, reach: float = 5.0) -> float | None:
 def rows_of(measured: list[dict]) -> dict[str, list]:
     """[{name: value}] of several seeds -> {name: [values]}."""
     return {name: [m[name] for m in measured] for name in measured[0]}
-

@@ -29,16 +29,17 @@ class Model:
     """What to build.
 
     Attributes:
-        recipe: 'cycle' (couplings that write one number each, in turn, and read all others, a learned
-            matrix before every second one), 'anf' (encode e, decode x), 'unmixed' ('cycle' on the data
-            beside noise that no layer touches), 'cif' (`recipes.cif`, fresh noise at each step).
+        recipe: 'cycle' (couplings that write one number each, in turn, and read all others, a
+            learned matrix before every second one), 'anf' (encode e, decode x), 'unmixed' ('cycle'
+            on the data beside noise that no layer touches), 'cif' (`recipes.cif`, fresh noise at
+            each step).
         dims, noise: D_X, D_E.
         depth: couplings ('cycle', 'unmixed') or steps N ('anf', 'cif').
         parameters: wanted in all; the networks' width follows.
         coupling: 'additive', 'affine' or 'mixlogistic'.
         hidden: hidden layers of each network.
-        posterior: q(e | x): 'noise' is N(0, I), 'gaussian' one affine coupling in front, 'flow' six
-            that write one noise feature each.
+        posterior: q(e | x): 'noise' is N(0, I), 'gaussian' one affine coupling in front, 'flow'
+            six that write one noise feature each.
         hidden_gain, last_gain: initial weights are N(0, gain^2 / inputs).
         noise_scale: standard deviation of the noise; near 0 it pads with zeros.
     """
@@ -105,7 +106,9 @@ class Model:
                 layers += self._posterior_flow(width)
         body = {"cycle": self._cycle, "anf": self._anf, "unmixed": self._cycle}
         if self.recipe not in body:
-            raise ValueError(f"Model: recipe is {self.recipe!r}, expected one of {', '.join(body)}, cif")
+            raise ValueError(
+                f"Model: recipe is {self.recipe!r}, expected one of {', '.join(body)}, cif"
+            )
         layers += body[self.recipe](width)
         return Flow(layers, StandardNormal(total))
 
@@ -145,7 +148,9 @@ class Model:
             return AdditiveCoupling(net, writes=writes, reads=reads)
         if kind == "affine":
             return AffineCoupling(net, writes=writes, reads=reads, clamp=CLAMP)
-        return MixLogisticCoupling(net, writes=writes, reads=reads, components=COMPONENTS, clamp=CLAMP)
+        return MixLogisticCoupling(
+            net, writes=writes, reads=reads, components=COMPONENTS, clamp=CLAMP
+        )
 
     def _initialise(self, net: MLP) -> None:
         *hidden, last = (m for m in net.layers if isinstance(m, nn.Linear))
@@ -160,10 +165,3 @@ class Model:
                 moved = last.out_features // (2 + 3 * COMPONENTS)
                 start = 2 * moved + COMPONENTS * moved
                 last.bias[start : start + COMPONENTS * moved] = spread.repeat(moved)
-
-
-def multiply_adds(flow: Flow) -> int:
-    """Multiplications by weights for one row from data to noise."""
-    linear = sum(m.weight.numel() for m in flow.modules() if isinstance(m, nn.Linear))
-    matrix = sum(m.features**2 for m in flow.modules() if isinstance(m, InvertibleLinear))
-    return linear + matrix

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..floors import constant_jacobian_floor
@@ -18,7 +19,7 @@ from .toys import is_current, read_rows
 
 FOLDER = RECORDS / "toys"
 ABOUT = {
-    "floor": "Checkerboard, additive couplings: a constant Jacobian in 2-D and with extra dimensions",
+    "floor": "Checkerboard, additive couplings: a constant Jacobian, with extra dimensions",
     "two_modes": "E2 in 1-D: affine, monotone, and ANF with N = 1, 2, 3, 5",
     "joint": "A fixed joint p(z) p(x | z), only q refitted: N(0, I), Gaussian, flow",
     "eight": "Eight Gaussians, affine couplings, 6 k parameters: with and without a noise feature",
@@ -28,9 +29,22 @@ ABOUT = {
     "grid": "D_E x N on E2 and eight Gaussians",
     "other": "RealNVP, VAE, ANF, VFlow with a flow q on five more targets",
 }
-METRICS = ("nll", "elbo", "gap", "leak", "steepness", "var_log_weight", "nll_se", "nll_error",
-           "model_error", "optimisation", "var_log_q_form", "var_entropy_form", "elbo_se")  # fmt: skip
-DROPPED = ("job", "group", "spec", "chosen", "curve", "weights")
+METRICS = (
+    "nll",
+    "elbo",
+    "gap",
+    "leak",
+    "steepness",
+    "var_log_weight",
+    "nll_se",
+    "nll_error",
+    "model_error",
+    "optimisation",
+    "var_log_q_form",
+    "var_entropy_form",
+    "elbo_se",
+)
+DROPPED = ("job", "group", "run_on", "spec", "chosen", "curve", "weights")
 
 
 def collect(rows: str | os.PathLike, folder: str | os.PathLike | None = None) -> list[Path]:
@@ -47,8 +61,8 @@ def collect(rows: str | os.PathLike, folder: str | os.PathLike | None = None) ->
     stale = [j.name for j in jobs if j.name in found and not is_current(found[j.name], j)]
     if stale:
         raise ValueError(
-            f"{rows}: {len(stale)} rows, as {stale[0]}, were made with another definition of their "
-            "job; run `toys run-all` again with this file as --have"
+            f"{rows}: {len(stale)} rows, as {stale[0]}, were made with another definition of "
+            "their job; run `toys run-all` again with this file as --have"
         )
     paths = []
     for group, about in ABOUT.items():
@@ -63,26 +77,38 @@ def collect(rows: str | os.PathLike, folder: str | os.PathLike | None = None) ->
             "differences": differences(cells, PAIRS.get(group, lambda name: None)),
             "missing": [j.name for j in mine if j.name not in found],
             "cpu_seconds": round(sum(r["cpu_seconds"] for r in done.values()), 1),
-            "run_on": sorted({f"{r['device']}, torch {r['versions']['torch']}, Python "
-                              f"{r['versions']['python']}" for r in done.values()}),
-        }  # fmt: skip
+            "run_on": _machines(done.values()),
+        }
         if group == "floor":
             content["floors"] = {
-                str(k): {"excess": constant_jacobian_floor(k),
-                         "negative_elbo": math.log(32) + constant_jacobian_floor(k)}
+                str(k): {
+                    "excess": constant_jacobian_floor(k),
+                    "negative_elbo": math.log(32) + constant_jacobian_floor(k),
+                }
                 for k in (0, 1, 2, 3, 4, 8)
-            }  # fmt: skip
+            }
         paths.append(write_record(group, content, folder=folder))
         paths += [_with_weights(found[j.name], j, folder) for j in mine if _has_weights(found, j)]
     return paths
+
+
+def _machines(rows: Iterable[dict]) -> list[dict]:
+    """Each kind of place that rows were made at, once."""
+    seen = {json.dumps(r["run_on"], sort_keys=True) for r in rows}
+    return [json.loads(text) for text in sorted(seen)]
 
 
 def cell(row: dict) -> dict:
     """A row as it stands in a record: configuration, and metrics as mean, sd and each seed."""
     out = {k: v for k, v in row.items() if k not in METRICS and k not in DROPPED}
     spec = row["spec"]
-    out |= {"toy": spec["toy"], "steps": spec["steps"], "batch": spec["batch"],
-            "train_k": spec["train_k"], "model": row.get("chosen", spec["model"])}  # fmt: skip
+    out |= {
+        "toy": spec["toy"],
+        "steps": spec["steps"],
+        "batch": spec["batch"],
+        "train_k": spec["train_k"],
+        "model": row.get("chosen", spec["model"]),
+    }
     out["metrics"] = {}
     for name in METRICS:
         values = row.get(name)
@@ -115,9 +141,11 @@ PAIRS: dict[str, Callable[[str], str | None]] = {
     "eight": _eight_pair,
     "floor": _factorial_pair,
     "grid": _factorial_pair,
-    "ablation": lambda n: n.replace("unmixed-e1", "cycle-e0").replace("unmixed-e2", "cycle-e0")
-    if "unmixed" in n
-    else None,
+    "ablation": lambda n: (
+        n.replace("unmixed-e1", "cycle-e0").replace("unmixed-e2", "cycle-e0")
+        if "unmixed" in n
+        else None
+    ),
 }
 
 
@@ -130,7 +158,10 @@ def differences(cells: dict[str, dict], pair: Callable[[str], str | None]) -> di
             continue
         a, b = one["metrics"]["nll"]["each"], other["metrics"]["nll"]["each"]
         if len(a) == len(b) > 1:
-            out[name] = {"against": pair(name), **paired([x - y for x, y in zip(a, b, strict=True)])}
+            out[name] = {
+                "against": pair(name),
+                **paired([x - y for x, y in zip(a, b, strict=True)]),
+            }
     return out
 
 
@@ -140,7 +171,12 @@ def paired(each: Sequence[float]) -> dict:
 
     mean, n = statistics.fmean(each), len(each)
     half = float(t.ppf(0.975, n - 1)) * statistics.stdev(each) / math.sqrt(n)
-    return {"mean": mean, "low": mean - half, "high": mean + half, "each": [round(v, 6) for v in each]}
+    return {
+        "mean": mean,
+        "low": mean - half,
+        "high": mean + half,
+        "each": [round(v, 6) for v in each],
+    }
 
 
 # ---- weights --------------------------------------------------------------------------------
@@ -159,9 +195,14 @@ def _with_weights(row: dict, job: Job, folder: Path) -> Path:
     model = Model(**row["chosen"])
     flow = unpack(row["weights"]["float32"], lambda: model.build(0))
     seed = row["weights"]["seed"]
-    content = {"about": f"weights of {job.name}, seed {seed}, the best of {len(row['seeds'])}",
-               "job": job.name, "toy": job.toy, "seed": seed, "model": row["chosen"],
-               "nll": row["nll"][row["seeds"].index(seed)]}  # fmt: skip
+    content = {
+        "about": f"weights of {job.name}, seed {seed}, the best of {len(row['seeds'])}",
+        "job": job.name,
+        "toy": job.toy,
+        "seed": seed,
+        "model": row["chosen"],
+        "nll": row["nll"][row["seeds"].index(seed)],
+    }
     return write_record(weights_name(job.name), content, weights=flow.state_dict(), folder=folder)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -14,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..data import TOYS, Toy
 from ..distributions import LOG_2PI
 from ..flow import Flow
 from ..gap import expected_iw_bound
 from ..nets import count_parameters
 from .many import ManyFit, fit_many, negative_elbo, negative_iw_bound
+from .record import multiply_adds, provenance
 from .toy_jobs import Job
 from .toy_measure import REACH, measure, points, rows_of
-from .toy_models import Model, multiply_adds
+from .toy_models import Model
 
 TRAIN, VALID, TEST, NOISE = 1, 2, 3, 4  # seeds of the data streams and of the measuring noise
 TRIAL_SEED = 100  # of the tuning's weights: the final seeds are fresh
@@ -35,15 +34,18 @@ def run_job(job: Job) -> dict:
     torch.set_num_threads(1)
     began = time.process_time()
     try:
+        run_on = provenance()
         found = {"cell": _cell, "joint": _joint, "parts": _parts}[job.kind](job)
     finally:
         torch.set_num_threads(threads)
     return {
-        "job": job.name, "group": job.group, "spec": asdict(job), **found,
-        "cpu_seconds": round(time.process_time() - began, 2), "device": "cpu, 1 thread",
-        "versions": {"augflow_mini": __version__, "torch": torch.__version__,
-                     "python": platform.python_version(), "numpy": np.__version__},
-    }  # fmt: skip
+        "job": job.name,
+        "group": job.group,
+        "spec": asdict(job),
+        **found,
+        "cpu_seconds": round(time.process_time() - began, 2),
+        "run_on": run_on,
+    }
 
 
 def _cell(job: Job) -> dict:
@@ -52,7 +54,9 @@ def _cell(job: Job) -> dict:
     flows, fit = _train(job, model, lr)
     toy = TOYS[job.toy]
     at = points(toy, job.test, TEST)
-    rows = [measure(f, toy, at, by_quadrature=model.integrable, k=job.k, seed=NOISE) for f in flows]
+    rows = [
+        measure(f, toy, at, by_quadrature=model.integrable, k=job.k, seed=NOISE) for f in flows
+    ]
     out = _describe(flows, fit, toy, model, lr) | {"trials": trials, "seeds": list(job.seeds)}
     out |= rows_of(rows)
     if job.keep:
@@ -62,16 +66,25 @@ def _cell(job: Job) -> dict:
 
 
 def _train(
-    job: Job, model: Model, lr: float | Sequence[float], seeds: Sequence[int] | None = None,
-    steps: int | None = None, flows: list[Flow] | None = None,
-) -> tuple[list[Flow], ManyFit]:  # fmt: skip
+    job: Job,
+    model: Model,
+    lr: float | Sequence[float],
+    seeds: Sequence[int] | None = None,
+    steps: int | None = None,
+    flows: list[Flow] | None = None,
+) -> tuple[list[Flow], ManyFit]:
     toy, stream = TOYS[job.toy], torch.Generator().manual_seed(TRAIN)
     flows = flows or [model.build(s) for s in (seeds or job.seeds)]
     loss = negative_elbo if job.train_k == 1 else negative_iw_bound(job.train_k)
     fit = fit_many(
-        flows, lambda n: toy.sample(n, stream), steps=steps or job.steps, batch=job.batch, lr=lr,
-        seed=TRAIN, loss=loss,
-    )  # fmt: skip
+        flows,
+        lambda n: toy.sample(n, stream),
+        steps=steps or job.steps,
+        batch=job.batch,
+        lr=lr,
+        seed=TRAIN,
+        loss=loss,
+    )
     return flows, fit
 
 
@@ -92,8 +105,16 @@ def _tune(job: Job) -> tuple[Model, float, list[dict]]:
                 flow.validate = False
                 log_p = flow.log_prob(at.x) if flow.exact else flow.iw_bound(at.x, 64).value
             nll = -at.mean(log_p)
-            trials.append({"lr": rate, "last_gain": model.last_gain, "hidden": hidden,
-                           "width": model.width, "nll": _finite(nll), "failed": failed})  # fmt: skip
+            trials.append(
+                {
+                    "lr": rate,
+                    "last_gain": model.last_gain,
+                    "hidden": hidden,
+                    "width": model.width,
+                    "nll": _finite(nll),
+                    "failed": failed,
+                }
+            )
             if nll < best[0]:
                 best = nll, model, rate
     return best[1], best[2], trials
@@ -101,11 +122,17 @@ def _tune(job: Job) -> tuple[Model, float, list[dict]]:
 
 def _describe(flows: list[Flow], fit: ManyFit, toy: Toy, model: Model, lr: float) -> dict:
     return {
-        "entropy": toy.entropy, "gaussian": toy.gaussian, "lr": lr, "width": model.width,
-        "chosen": asdict(model), "parameters": count_parameters(flows[0]),
-        "multiply_adds": multiply_adds(flows[0]), "failed": fit.failed, "curve": fit.curve,
+        "entropy": toy.entropy,
+        "gaussian": toy.gaussian,
+        "lr": lr,
+        "width": model.width,
+        "chosen": asdict(model),
+        "parameters": count_parameters(flows[0]),
+        "multiply_adds": multiply_adds(flows[0], points(toy, 8, TEST).x),
+        "failed": fit.failed,
+        "curve": fit.curve,
         "train_cpu_seconds": round(fit.cpu_seconds, 2),
-    }  # fmt: skip
+    }
 
 
 # ---- a fixed joint, only q refitted ---------------------------------------------------------
@@ -114,14 +141,19 @@ def _describe(flows: list[Flow], fit: ManyFit, toy: Toy, model: Model, lr: float
 def _joint(job: Job) -> dict:
     """Train VAEs, drop their encoders, keep the decoders as p(z) p(x | z), fit q alone.
 
-    Twice as many VAEs as seeds are trained, from large initial weights. Some collapse: their decoder
-    ignores z and leaves nothing to infer. The first that did not are taken, and `collapsed` counts.
+    Twice as many VAEs as seeds are trained, from large initial weights. Some collapse: their
+    decoder ignores z and leaves nothing to infer. The first that did not are taken, and
+    `collapsed` counts.
     """
     toy, model = TOYS[job.toy], job.model
     at = points(toy, 200, TEST)
     seeds = range(1, 2 * len(job.seeds) + 1)
-    teachers, _ = _train(job, replace(model, posterior="noise", last_gain=2.0), job.lr, seeds=seeds)
-    used = [-at.mean(decoder_log_prob(list(t.chain)[-1], at.x)) < toy.gaussian - 0.3 for t in teachers]
+    teachers, _ = _train(
+        job, replace(model, posterior="noise", last_gain=2.0), job.lr, seeds=seeds
+    )
+    used = [
+        -at.mean(decoder_log_prob(list(t.chain)[-1], at.x)) < toy.gaussian - 0.3 for t in teachers
+    ]
     teachers = [t for t, u in zip(teachers, used, strict=True) if u][: len(job.seeds)]
     flows = []
     for seed, teacher in zip(job.seeds, teachers, strict=False):
@@ -138,18 +170,29 @@ def _joint(job: Job) -> dict:
             torch.manual_seed(NOISE)
             iw = flow.iw_bound(at.x, 4000)
         se = (at.weight**2 * iw.var_log_weight.double() / 4000).sum().sqrt().item()
-        rows.append({"nll": -at.mean(log_p), "elbo": at.mean(iw.elbo), "elbo_se": se,
-                     "gap": at.mean(log_p - iw.elbo), "bound": at.mean(iw.value)})  # fmt: skip
+        rows.append(
+            {
+                "nll": -at.mean(log_p),
+                "elbo": at.mean(iw.elbo),
+                "elbo_se": se,
+                "gap": at.mean(log_p - iw.elbo),
+                "bound": at.mean(iw.value),
+            }
+        )
     return {
-        "posterior": model.posterior, "k": 4000, "seeds": list(job.seeds)[: len(flows)],
-        "collapsed": used.count(False), "failed": fit.failed,
+        "posterior": model.posterior,
+        "k": 4000,
+        "seeds": list(job.seeds)[: len(flows)],
+        "collapsed": used.count(False),
+        "failed": fit.failed,
         "parameters": sum(p.numel() for p in flows[0].parameters() if p.requires_grad),
-        "train_cpu_seconds": round(fit.cpu_seconds, 2), **rows_of(rows),
-    }  # fmt: skip
+        "train_cpu_seconds": round(fit.cpu_seconds, 2),
+        **rows_of(rows),
+    }
 
 
 def decoder_log_prob(decoder: torch.nn.Module, x: Tensor, nodes: int = 401) -> Tensor:
-    """log of the integral of N(z; 0, I) p(x | z) over z in R^2, by the trapezoid rule; x is (B, 1)."""
+    """log of the integral of N(z; 0, I) p(x | z) over z in R^2, trapezoid rule; x is (B, 1)."""
     net = decoder.layer  # Inverse(AffineCoupling): x given z has mean m and log-scale log_s
     line = torch.linspace(-6.5, 6.5, nodes)
     z = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
@@ -170,7 +213,7 @@ def decoder_log_prob(decoder: torch.nn.Module, x: Tensor, nodes: int = 401) -> T
 def _parts(job: Job, ks: Sequence[int] = (1, 8, 64), test: int = 2000) -> dict:
     """-L_K on a test sample = entropy + model error + estimator bias (the gap, for K = 1) + noise.
 
-    `rest` is the same difference of both sides with the sample's own entropy taken off: less noise.
+    `rest` is the same difference with the sample's own entropy taken off both sides.
     """
     toy = TOYS[job.toy]
     flows, fit = _train(job, job.model, job.lr)
@@ -187,8 +230,11 @@ def _parts(job: Job, ks: Sequence[int] = (1, 8, 64), test: int = 2000) -> dict:
         log_p = torch.logsumexp(log_w + mass.log(), 1)
         used = at.weight > 1e-7
         bias = {k: _mean_bias(log_w[used], log_p[used], mass, at.weight[used], k) for k in ks}
-        row = {"nll": -at.mean(log_p), "model_error": -at.mean(log_p) - toy.entropy,
-               "gap": at.mean(log_p - log_w @ mass)}  # fmt: skip
+        row = {
+            "nll": -at.mean(log_p),
+            "model_error": -at.mean(log_p) - toy.entropy,
+            "gap": at.mean(log_p - log_w @ mass),
+        }
         row["var_log_q_form"] = at.mean(((log_w - (log_w @ mass)[:, None]) ** 2) @ mass)
         row["var_entropy_form"] = at.mean(((joint - (joint @ mass)[:, None]) ** 2) @ mass)
         for k in ks:
@@ -196,11 +242,14 @@ def _parts(job: Job, ks: Sequence[int] = (1, 8, 64), test: int = 2000) -> dict:
                 torch.manual_seed(NOISE + k)
                 value = -flow.iw_bound(sample, k).value.double()
             predicted = toy.entropy + row["model_error"] + bias[k]
-            row |= {f"bias_{k}": bias[k], f"measured_{k}": value.mean().item(),
-                    f"measured_se_{k}": value.std().item() / math.sqrt(test),
-                    f"noise_{k}": value.mean().item() - predicted,
-                    f"rest_{k}": (value - truth).mean().item() - predicted + toy.entropy,
-                    f"rest_se_{k}": (value - truth).std().item() / math.sqrt(test)}  # fmt: skip
+            row |= {
+                f"bias_{k}": bias[k],
+                f"measured_{k}": value.mean().item(),
+                f"measured_se_{k}": value.std().item() / math.sqrt(test),
+                f"noise_{k}": value.mean().item() - predicted,
+                f"rest_{k}": (value - truth).mean().item() - predicted + toy.entropy,
+                f"rest_se_{k}": (value - truth).std().item() / math.sqrt(test),
+            }
         rows.append(row)
     found = rows_of(rows)
     total = np.array(found["model_error"]) + np.array(found["gap"])
@@ -244,7 +293,9 @@ def unpack(text: str, build: Callable[[], Flow]) -> Flow:
     numbers = torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").copy())
     state = flow.state_dict()
     parts = numbers.split([t.numel() for t in state.values()])
-    flow.load_state_dict({n: p.view(t.shape).to(t) for (n, t), p in zip(state.items(), parts)})
+    flow.load_state_dict(
+        {n: p.view(t.shape).to(t) for (n, t), p in zip(state.items(), parts, strict=True)}
+    )
     return flow.eval()
 
 

@@ -5,9 +5,9 @@
     python -m augflow_mini.experiments.toys run-all --workers 2 --out toys-out
     python -m augflow_mini.experiments.toys collect toys-out/toys.jsonl
 
-Every job runs in a process and on a thread of its own and starts from its seeds, so its result does
-not depend on the others. Finished jobs are lines of `toys.jsonl`; a run that is stopped goes on with
-the jobs that are missing.
+Every job runs in a process and on a thread of its own and starts from its seeds, so its result
+does not depend on the others. Finished jobs are lines of `toys.jsonl`; a run that is stopped goes
+on with the jobs that are missing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def find(name: str) -> Job:
     jobs = {j.name: j for j in suite()}
     if name not in jobs:
         close = [n for n in jobs if name.split("/")[-1] in n or n.split("/")[0] == name][:8]
-        raise ValueError(f"no toy job {name!r}; {'near it: ' + ', '.join(close) if close else 'see list'}")
+        raise ValueError(
+            f"no toy job {name!r}; {'near it: ' + ', '.join(close) if close else 'see list'}"
+        )
     return jobs[name]
 
 
@@ -59,7 +61,9 @@ def read_rows(path: str | os.PathLike) -> dict[str, dict]:
         except json.JSONDecodeError as error:
             if i + 1 == len(lines):
                 break
-            raise ValueError(f"{path}, line {i + 1} is damaged: {error}; delete that line") from error
+            raise ValueError(
+                f"{path}, line {i + 1} is damaged: {error}; delete that line"
+            ) from error
         rows[row["job"]] = row
     return rows
 
@@ -70,9 +74,13 @@ def is_current(row: dict, job: Job) -> bool:
 
 
 def run_all(
-    jobs: Sequence[Job], out: str | os.PathLike, *, workers: int, budget: float | None = None,
+    jobs: Sequence[Job],
+    out: str | os.PathLike,
+    *,
+    workers: int,
+    budget: float | None = None,
     have: str | os.PathLike | None = None,
-) -> dict[str, dict]:  # fmt: skip
+) -> dict[str, dict]:
     """Run the jobs that are missing, most important first; returns all finished rows.
 
     Args:
@@ -90,8 +98,10 @@ def run_all(
     path.write_text("".join(json.dumps(r) + "\n" for r in rows.values()))
     todo = [j for j in jobs if j.name not in rows]
     cost = sum(j.estimate for j in todo)
-    say(f"{len(rows)} jobs are done, {len(todo)} to run: about {cost / 3600:.1f} CPU hours, "
-        f"{cost / workers / 60:.0f} minutes on {workers} workers")  # fmt: skip
+    say(
+        f"{len(rows)} jobs are done, {len(todo)} to run: about {cost / 3600:.1f} CPU hours, "
+        f"{cost / workers / 60:.0f} minutes on {workers} workers"
+    )
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     running: dict[Connection, tuple[Job, multiprocessing.Process, float]] = {}
     speed = Speed()
@@ -125,8 +135,10 @@ def run_all(
                 file.flush()
                 speed.add(job, time.monotonic() - start)
                 total = time.monotonic() - began
-                say(f"{total:6.0f} s  {job.name}  NLL {_mean(row['nll']):.4f}  "
-                    f"({row['cpu_seconds']:.0f} CPU s, {job.estimate:.0f} expected)")  # fmt: skip
+                say(
+                    f"{total:6.0f} s  {job.name}  NLL {_mean(row['nll']):.4f}  "
+                    f"({row['cpu_seconds']:.0f} CPU s, {job.estimate:.0f} expected)"
+                )
         for job, process, _ in running.values():
             process.terminate()
             say(f"stopped {job.name}: out of time")
@@ -153,7 +165,7 @@ def _work(job: Job, pipe: Connection) -> None:
     """In a process of its own: run a job and send its row back."""
     try:
         pipe.send(run_job(job))
-    except Exception as error:  # goes to the parent, which reports it and does not count the job as done
+    except Exception as error:  # the parent reports it
         pipe.send({"error": f"{type(error).__name__}: {error}\n{traceback.format_exc()}"})
 
 
