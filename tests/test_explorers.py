@@ -17,7 +17,6 @@ from augflow_mini.explorers import (
     Explorer,
     GapExplorer,
     MixtureExplorer,
-    collapsed,
     export_flow,
     import_flow,
 )
@@ -368,6 +367,16 @@ def test_quadrature(page, name):
 # ---------------------------------------------------------------- the widgets in Python
 
 
+def collapsed(variance: float) -> am.Flow:
+    """A one-step flow that ignores its noise: p(x) = N(0, variance), p(e | x) = q(e), gap 0."""
+    flow = am.Flow(am.anf(1, 1, steps=1, hidden=()), NORMAL(2))
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.zero_()
+        flow.chain[2].layer.net.layers[0].bias[0] = 0.5 * math.log(variance)  # decoder's log_s
+    return flow
+
+
 def _mixture(**traits: object) -> MixtureExplorer:
     models = [
         {"name": "3 steps", "flow": export_flow(make("anf, 3 steps")[0])},
@@ -605,3 +614,6 @@ def test_fits_a_phone(show, name):
     page = show(WIDGETS[name](), viewport={"width": 375, "height": 800}, has_touch=True)
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    # JupyterLab looks for this mark on the focused element before it takes its keys.
+    controls = page.locator(".afx :is(input, select, button)")
+    assert controls.count() == page.locator(".afx [data-lm-suppress-shortcuts]").count()

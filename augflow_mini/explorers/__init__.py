@@ -3,6 +3,6 @@
 from .base import Explorer
 from .export import export_flow, import_flow
 from .gap import GapExplorer
-from .mixture import MixtureExplorer, collapsed
+from .mixture import MixtureExplorer
 
-__all__ = ["Explorer", "GapExplorer", "MixtureExplorer", "collapsed", "export_flow", "import_flow"]
+__all__ = ["Explorer", "GapExplorer", "MixtureExplorer", "export_flow", "import_flow"]

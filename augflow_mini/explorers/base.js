@@ -159,12 +159,15 @@ function figure(page, { name, caption, legend }) {
     h("figcaption", {}, h("b", {}, caption), h("span", { class: "afx-legend" }, ...keys)), page.svg[name]);
 }
 
+/* On a focused control: else JupyterLab takes the arrow keys and Enter for itself. */
+const KEYS = { "data-lm-suppress-shortcuts": "true" };
+
 /* A labelled native input tied to its trait. */
 function control(page, { name, label, min, max, step, options }, onModel) {
   const shown = h("b", { "aria-hidden": "true" });
   const input = options
-    ? h("select", {}, ...options.map((text) => h("option", {}, text)))
-    : h("input", { type: "range", min, max, step });
+    ? h("select", KEYS, ...options.map((text) => h("option", {}, text)))
+    : h("input", { type: "range", min, max, step, ...KEYS });
   const show = () => {
     input.value = page.get(name);
     if (!options) shown.textContent = fixed(page.get(name), decimals(step));
@@ -179,7 +182,7 @@ function control(page, { name, label, min, max, step, options }, onModel) {
 }
 
 function button(page, { text, run }) {
-  const node = h("button", { type: "button" }, text);
+  const node = h("button", { type: "button", ...KEYS }, text);
   node.addEventListener("click", () => { page.stop(); run(page); });
   return node;
 }

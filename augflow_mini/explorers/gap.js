@@ -23,12 +23,12 @@ function draw(page) {
     ["log p(x), nats", fixed(at.logProb), "blue"], ["NLL", fixed(nll), "blue"],
     ["ELBO", fixed(at.elbo), "orange"], ["gap", fixed(at.gap), "purple"],
     [`bound, K = ${k}`, fixed(bound), "orange"], [`gap, K = ${k}`, fixed(gapK), "purple"],
-  ], remark(at));
+  ], `At x = ${fixed(x, 2)}: ${remark(at)}`);
   return { a, b, x, k, log_prob: at.logProb, elbo: at.elbo, gap: at.gap, bound, gap_k: gapK };
 }
 
 function remark({ gap, variance }) {
-  if (gap < 5e-5) return "The encoder is the exact posterior: p(e | x) is q(e), the gap is zero.";
+  if (gap < 5e-5) return "the encoder is the exact posterior: p(e | x) is q(e), the gap is zero.";
   if (variance >= 2) return "p(e | x) is so wide that the weights have infinite variance: K helps only slowly.";
   return "a and b belong to the encoder: they move the gap, never log p(x).";
 }

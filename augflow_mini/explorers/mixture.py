@@ -10,28 +10,12 @@ import traitlets
 from torch import Tensor
 
 from .. import plots
-from ..distributions import StandardNormal
-from ..flow import Flow
 from ..gap import Quadrature, noise_features, quadrature
-from ..recipes import anf
 from .base import Explorer, source
 from .export import import_flow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def collapsed(variance: float) -> Flow:
-    """A one-step flow that ignores its noise: p(x) = N(0, variance), p(e | x) = q(e), gap 0.
-
-    The trap beside the trained models: a zero gap with the NLL of one Gaussian.
-    """
-    flow = Flow(anf(1, 1, steps=1, hidden=()), StandardNormal(2))
-    with torch.no_grad():
-        for p in flow.parameters():
-            p.zero_()
-        flow.chain[2].layer.net.layers[0].bias[0] = 0.5 * math.log(variance)  # the decoder's log_s
-    return flow
 
 
 class MixtureExplorer(Explorer):
