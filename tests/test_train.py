@@ -415,6 +415,35 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss():
         assert torch.equal(best, then)
 
 
+def test_validation_uses_the_same_noise_each_time():
+    def loss(flow, x):
+        return negative_elbo(flow, x) if flow.training else torch.rand(())
+
+    done = fit(model(), DATA, loss=loss, **dict(OPTIONS, steps=20, every=5))
+    assert len({v for _, v in done.valid}) == 1
+
+
+def test_shards_split_the_batch_and_add_up_to_it():
+    seen = []
+
+    def watching(flow, x):
+        seen.append(x.detach().clone())
+        return -flow.log_prob(x).mean()  # exact: no noise, so shards must not matter at all
+
+    options = {"steps": 3, "batch": 64, "lr": 1e-3, "seed": 0, "progress": False}
+    weights = []
+    for shards in (1, 4):
+        torch.manual_seed(0)
+        flow = Flow([ActNorm(2), *realnvp(2, couplings=2, hidden=(8,))], StandardNormal(2))
+        weights.append((flow, fit(flow, DATA, loss=watching, shards=shards, **options).loss))
+    batch, parts = seen[1], torch.cat(seen[5:9])  # step 0 of each, after its initialisation
+    assert [len(p) for p in seen[5:9]] == [16] * 4
+    assert torch.equal(batch.sort(0).values, parts.sort(0).values)
+    assert weights[0][1] == pytest.approx(weights[1][1], rel=1e-5)
+    for a, b in zip(weights[0][0].parameters(), weights[1][0].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_the_step_size_grows_then_falls_to_zero():
     options = {"warmup": 4, "steps": 24, "decay": "cosine"}
     got = [schedule(t, options) for t in range(25)]
