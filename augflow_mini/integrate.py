@@ -19,7 +19,9 @@ from .distributions import LOG_2PI, GaussianNet, Law, StandardNormal, StandardUn
 from .flow import Flow
 from .transform import Inverse, Transform
 
-REACH = {1: 9.0, 2: 7.5}  # deviations that a grid covers to each side: 1e-13 lies beyond 7.5
+# By the number of noise features: how many deviations a grid covers to each side (1e-13 lies
+# beyond 7.5), and how many times wider the first look for the posterior is.
+REACH, START = {1: 9.0, 2: 7.5}, {1: 3.0, 2: 2.0}
 
 # ---- the chain with its noise given, not drawn ----------------------------------------------
 
@@ -129,8 +131,8 @@ class Quadrature:
         elbo: E_q[log w], (B,).
         error: what leaving out every second node changes, (B,), summed over the two integrals; as
             a rule it overstates the error of the full grid.
-        edge: share of either integral in the grid's outermost nodes, (B,): near 0, or mass lies
-            outside.
+        edge: share of either integral in the outermost sixteenth of the grid, (B,): near 0, or
+            mass lies outside.
         e: noise at the N nodes that cover the posterior, (B, N, D_E).
         log_posterior: log p(e | x) there, (B, N).
         log_q: log q(e | x) there, (B, N).
@@ -169,19 +171,22 @@ def quadrature(
 
     With smooth networks (tanh, SiLU) the error falls faster than any power of the step; with ReLU
     the log-weight has kinks and it falls with the step's square. A mode of the posterior much
-    narrower than 1/7 of the noise's deviation *beside a broad one* can be missed by the first
-    scan, and no error estimate on the grid can see that.
+    narrower than 1/5 of the noise's deviation *beside a broad one* (in two dimensions: 3/4), or a
+    second mode more than 27 (15) deviations out, can be missed by the first scan, and no error
+    estimate on the grid can see that.
 
     Args:
         flow: a model of (B, D) data whose noise comes from `Augment` and has 1 or 2 features; a
             posterior flow after it, uniform or `GaussianNet` noise are welcome.
         x: data (B, D_X).
-        tol: step-halving error to reach; the mass at the edge is brought below tol / 100.
-        max_nodes: nodes for each noise feature at most; 2049 for one feature, 129 for two. Where
-            that is not enough, `error` and `edge` say so.
+        tol: step-halving error to reach, of each integral; the mass at the edge is brought below
+            tol / 100.
+        max_nodes: nodes for each noise feature at most, 9 or more; 2049 for one feature, 129 for
+            two. Where that is not enough, `error` and `edge` say so.
 
     Raises:
-        ValueError: not 1 or 2 noise features, or noise that cannot be given (see `log_joint`).
+        ValueError: not 1 or 2 noise features, noise that cannot be given (see `log_joint`), or
+            fewer than 9 nodes.
     """
     flow._check(x)
     flow, x = as_double(flow), x.detach().to("cpu", torch.float64)
@@ -191,7 +196,9 @@ def quadrature(
             f"quadrature: got data of shape {tuple(x.shape)} and {d} noise features, expected "
             "(B, D_X) and 1 or 2; use iw_bound(x, k) or measure_gap(flow, x)"
         )
-    limit = max_nodes or (2049 if d == 1 else 129)
+    limit = (2049 if d == 1 else 129) if max_nodes is None else max_nodes
+    if limit < 9:
+        raise ValueError(f"quadrature: max_nodes is {max_nodes}, expected at least 9")
 
     def log_w(rows: Tensor, t: Tensor) -> Tensor:  # (b,), (b, N, d) -> (b, N)
         out = []
@@ -208,7 +215,9 @@ def quadrature(
 
     with torch.no_grad():
         centre, axes = _find(posterior, x, d)
-        nodes = min(limit, 129 if d == 1 else 65)
+        nodes = 129 if d == 1 else 65
+        while nodes > limit:  # odd, so that every second node is a grid too
+            nodes = (nodes + 1) // 2
         log_p, error, edge = _integrate(posterior, centre, axes, nodes, limit, tol, over_q=False)
         zero, eye = torch.zeros_like(centre), torch.eye(d, dtype=x.dtype).expand_as(axes)
         elbo, error_q, edge_q = _integrate(log_w, zero, eye, nodes, limit, tol, over_q=True)
@@ -255,30 +264,34 @@ def _find(f: Callable, x: Tensor, d: int) -> tuple[Tensor, Tensor]:
     and the next, smaller window needs less of it. Where the top lies on the border the window
     moves there and doubles.
     """
-    s, log_cell = _grid(129 if d == 1 else 33, d)
+    s, log_cell = _grid(257 if d == 1 else 41, d)
     border, eye = (s.abs() == REACH[d]).any(1), torch.eye(d, dtype=x.dtype)
-    centre, axes = x.new_zeros(len(x), d), eye.repeat(len(x), 1, 1)
+    centre, axes = x.new_zeros(len(x), d), START[d] * eye.repeat(len(x), 1, 1)
     rows = torch.arange(len(x))
     for _ in range(60):
         values = f(rows, centre[rows, None] + s @ axes[rows].mT)
         top, at = values.max(1, keepdim=True)
         values = (values - top.clamp(min=-1e300)).clamp(min=-1e12)  # no inf - inf
         temper = torch.ones_like(top)
-        for _ in range(25):
+        for _ in range(40):
             w = torch.softmax(values / temper + log_cell, dim=1)
             few = (w * w).sum(1, keepdim=True) * 4**d > 1  # fewer than 4^d nodes count
-            temper = torch.where(few, 4 * temper, temper)
+            if not few.any():
+                break
+            temper = torch.where(few, 2 * temper, temper)
         mean = w @ s
         off = s - mean[:, None]
-        root = torch.linalg.cholesky(torch.einsum("bn,bni,bnj->bij", w, off, off) + 1e-9 * eye)
+        u, size, _ = torch.linalg.svd(torch.einsum("bn,bni,bnj->bij", w, off, off) + 1e-9 * eye)
+        # A tempered posterior is wider than itself: it may shrink the window, never widen it.
+        size = torch.where(temper > 1, size.sqrt().clamp(max=1), size.sqrt())
+        root = u * size[:, None]
         outside = border[at[:, 0]]
         mean = torch.where(outside[:, None], s[at[:, 0]], mean)
         root = torch.where(outside[:, None, None], 2 * eye, root)
         centre[rows] = centre[rows] + (axes[rows] @ mean[:, :, None])[:, :, 0]
         axes[rows] = axes[rows] @ root
-        sizes = torch.linalg.svdvals(root)
-        settled = (sizes > 0.7).all(1) & (sizes < 1.5).all(1) & (mean.abs() < 1).all(1)
-        rows = rows[~settled]
+        settled = (size > 0.7).all(1) & (size < 1.5).all(1) & (mean.abs() < 1).all(1)
+        rows = rows[~settled | outside]
         if len(rows) == 0:
             break
     return centre, axes
@@ -303,7 +316,7 @@ def _integrate(
     axes, known = axes.clone(), None
     while True:
         s, log_cell = _grid(n, d)
-        border, even = (s.abs() == REACH[d]).any(1), _every_second(n, d)
+        border, even = (s.abs() > REACH[d] * 15 / 16).any(1), _every_second(n, d)
         coarse_cell = _grid((n + 1) // 2, d)[1]
         t = centre[rows, None] + s @ axes[rows].mT
         if known is None:
@@ -315,7 +328,7 @@ def _integrate(
             mass = torch.exp(_log_normal(t) + log_cell)
             coarse_mass = torch.exp(_log_normal(t[:, even]) + coarse_cell)
             fine, coarse = (mass * values).sum(1), (coarse_mass * values[:, even]).sum(1)
-            edge = (mass * values)[:, border].abs().sum(1)
+            edge = (mass * values)[:, border].abs().sum(1) / fine.abs().clamp_min(1)
         else:
             volume = torch.linalg.slogdet(axes[rows]).logabsdet
             fine = torch.logsumexp(values + log_cell, 1) + volume
