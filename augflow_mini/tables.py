@@ -46,7 +46,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: s
     th = 'style="text-align: left; padding: .15em .8em"'
     body = "".join(
         f'<tr><th scope="row" {th}>{html.escape(name)}</th>'
-        + "".join(f"<td {td}>{html.escape(cell)}</td>" for cell in cells)
+        + "".join(f"<td {td}>{_unbroken(cell)}</td>" for cell in cells)
         + "</tr>"
         for name, *cells in rows
     )
@@ -66,6 +66,11 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: s
         '<div class="numbers" style="overflow-x: auto">'
         f"<table>{title}{top}<tbody>{body}</tbody></table></div>"
     )
+
+
+def _unbroken(cell: str) -> str:
+    """Escaped; a value and its spread stay on one line."""
+    return html.escape(cell).replace(" ± ", "&nbsp;±&nbsp;")
 
 
 def show(

@@ -173,6 +173,7 @@ def test_html_tables_escape_and_mark_headers():
     assert "a&lt;b" in text
     assert "row &amp; co" in text
     assert "p &lt; q" in text
+    assert "1&nbsp;±&nbsp;2" in tables.html_table([], [["a", "1 ± 2"]])
     assert text.count('scope="row"') == 1
     assert text.count('scope="col"') == 1
 
