@@ -199,7 +199,7 @@ MUTANTS = [
     ("const l = undo ? -logS[i] : logS[i];", "const l = logS[i];"),
     ("x[at + i] * scale[i] + m[i]", "x[at + i] * scale[i] - m[i]"),
     ("1 - x[i] * x[i]", "1 - x[i]"),
-    ("this.clamp * Math.tanh(", "this.clamp * Math.sin("),
+    ("this.clamp * tanh(", "this.clamp * Math.sin("),
     ("(undo ? -1 : 1)", "1"),
     ("-d * z[at + i] - dcontrib[b]", "-d * z[at + i] + dcontrib[b]"),
     ("addLogNormal(run.contrib, e, run.B, -1)", "addLogNormal(run.contrib, e, run.B, 1)"),
@@ -586,6 +586,19 @@ def test_mixture_in_the_page_shows_what_torch_computes(show):
     widget.x = float(page.get_by_label("example").input_value())
     assert -3 < widget.x < 0
     assert f"{widget.computed['gap']:.4f}" in status(page)
+
+
+def test_means_over_the_data_are_those_of_the_record(show):
+    """JS quadrature over noise and data against torch's, for the recorded small model."""
+    from augflow_mini.experiments import EXPERIMENTS, load_model
+
+    flow, small = load_model("e2-gap"), EXPERIMENTS["e2-gap"]
+    page = show(MixtureExplorer([{"name": "small", "flow": export_flow(flow)}]))
+    page.wait_for_function(DONE)
+    expected = small.measure(flow, small.config)
+    for name, key in (("mean NLL", "nll"), ("model error", "excess"), ("mean gap", "gap")):
+        shown = float(status(page).split(f"{name} = ")[1].split()[0])
+        assert shown == pytest.approx(expected[key], abs=1.5e-4), name
 
 
 @pytest.mark.parametrize("name", WIDGETS)

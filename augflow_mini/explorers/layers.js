@@ -1,4 +1,4 @@
-import { addLogNormal, addOuter, addTo, invert, linear, sumRows, transpose } from "./arrays.js";
+import { addLogNormal, addOuter, addTo, invert, linear, sumRows, tanh, transpose } from "./arrays.js";
 
 /* The layers of augflow_mini. Same names, same directions, same signs as in Python:
 
@@ -30,7 +30,7 @@ export class MLP {
       inputs.push(x);
       x = linear(W.value, b.value, I, O, x, run.B);
       if (l === last) return;
-      if (this.tanh) for (let i = 0; i < x.length; i++) x[i] = Math.tanh(x[i]);
+      if (this.tanh) for (let i = 0; i < x.length; i++) x[i] = tanh(x[i]);
       else for (let i = 0; i < x.length; i++) if (!(x[i] > 0)) x[i] = 0;
     });
     if (run.tape) run.tape.push(inputs);
@@ -72,7 +72,7 @@ export class Coupling {
     const logS = this.affine ? out.subarray(0, n) : null, m = this.affine ? out.subarray(n) : out;
     for (let i = 0, b = 0; i < n; i++, b = b + 1 === B ? 0 : b + 1) {
       if (logS) {
-        if (this.clamp) logS[i] = this.clamp * Math.tanh(logS[i] / this.clamp);
+        if (this.clamp) logS[i] = this.clamp * tanh(logS[i] / this.clamp);
         const l = undo ? -logS[i] : logS[i];
         scale[i] = Math.exp(l);
         contrib[b] += l;

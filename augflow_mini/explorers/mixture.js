@@ -8,7 +8,7 @@ import { Plot, atLeast, clear } from "./plot.js";
 /* Trained flows with one number of data and one of noise: log p(x) and the gap are integrals over e,
    done here by quadrature. The data's law is known, so model error and mean gap are numbers too. */
 
-const X = grid(-4.5, 4.5, 161);
+const X = grid(-4.5, 4.5, 91);
 const STEP = X[1] - X[0];
 
 function dataDensity(components, x) {
@@ -88,13 +88,19 @@ function render({ model, el }) {
   const components = model.get("components"), data = X.map((x) => dataDensity(components, x));
   const entropy = -data.reduce((sum, p) => sum + STEP * p * Math.log(p), 0);
   const all = model.get("models").map((spec) => new Curves(spec));
-  let work = null, plot = null;
+  let work = null, plot = null, at = {};
+
+  /* All about one model at one x; kept, as the picture is drawn again while curves grow. */
+  function integrateAt(chosen, x) {
+    if (at.chosen === chosen && at.x === x) return at;
+    const found = integrate(chosen.flow, x), logP = chosen.flow.logJoint(x, E).map((v) => v - found.logProb);
+    at = { ...found, chosen, x, logP, peak: E[logP.reduce((best, v, i) => (v > logP[best] ? i : best), 0)] };
+    return at;
+  }
 
   function draw(page) {
     const chosen = all.find(({ name }) => name === page.get("model")), x = page.get("x");
-    const { logProb, elbo, gap, error } = integrate(chosen.flow, x), means = chosen.means(data, entropy);
-    const logP = chosen.flow.logJoint(x, E).map((v) => v - logProb);
-    const peak = E[logP.reduce((best, v, i) => (v > logP[best] ? i : best), 0)];
+    const { logProb, elbo, gap, error, logP, peak } = integrateAt(chosen, x), means = chosen.means(data, entropy);
 
     plot = drawDensity(page, chosen, data, x);
     page.describe("density", `The data's two modes over x, the density of ${chosen.name} and its bound below it; `
@@ -114,7 +120,7 @@ function render({ model, el }) {
     const next = chosen.done ? all.find((c) => !c.done) : chosen;
     cancelAnimationFrame(work);
     work = next ? requestAnimationFrame(() => {
-      const until = performance.now() + 8;
+      const until = performance.now() + 12;
       do next.extend(); while (!next.done && performance.now() < until);
       page.redraw();
     }) : null;
