@@ -110,7 +110,7 @@ def zuko_realnvp(nets: Sequence[MLP]) -> _Model:
 
 
 def freia_realnvp(nets: Sequence[MLP]) -> _Model:
-    """Its blocks hold two couplings, the first of which writes the first half: features flipped."""
+    """Its blocks hold two couplings, the first writes the first half: features flipped."""
     import FrEIA.framework as Ff
     import FrEIA.modules as Fm
 

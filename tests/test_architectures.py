@@ -628,7 +628,7 @@ def test_a_subclass_with_its_own_forward_is_asked_by_the_chain():
 
 @pytest.mark.parametrize("layers", [anf(3, 2, steps=2), realnvp(5, couplings=4)])
 def test_a_run_of_couplings_on_two_halves_is_what_its_layers_are(layers):
-    """A chain cuts once for couplings that share their two halves; each layer alone cuts itself."""
+    """A chain cuts once for couplings that share their halves; each layer alone cuts itself."""
     chain = randomise(Chain(layers[-4:]).double(), seed=0)
     assert len({layer.cut for layer in chain}) == 1
     assert chain[0].cut is not None

@@ -132,9 +132,8 @@ def test_one_by_one_convolution_agrees_with(name):
     pytest.importorskip(name)
     order = [2, 0, 3, 1]
     layer = randomise(InvertibleLinear(4).double(), seed=4)
-    layer.p.copy_(
-        torch.eye(4)
-    )  # the other library permutes first, so a layer of its own does here
+    # the other library permutes first, so a layer of its own does here
+    layer.p.copy_(torch.eye(4))
     layer.sign.fill_(1.0)
     x = image()
     z, contrib = Chain([Permute(order), layer])(x)
