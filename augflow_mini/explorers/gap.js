@@ -39,13 +39,13 @@ function drawBars(page, nll, bars) {
   const nats = [3, 6, 12, 24, 48].find((n) => n > 1.6 * nll + 0.5) || 96;
   clear(svg, width, tall + 60);
   const plot = new Plot(svg, {
-    box: [4, 22, width - 12, tall], x: [0, nats], y: [0, 2], xLabel: "nats, less is better", yTicks: 0,
+    box: [12, 22, width - 26, tall], x: [0, nats], y: [0, 2], xLabel: "nats, less is better", yTicks: 0,
   });
   plot.line(plot.X(nll), plot.top, plot.X(nll), plot.top + tall, "afx-mark");
   plot.text(plot.X(nll), plot.top - 6, "\u2212log p(x)", { "text-anchor": "middle" });
   bars.forEach(([name, gap], i) => {
     const low = 1.12 - i, high = low + 0.42, total = nll + gap, beside = total < 0.7 * nats;
-    plot.text(4, plot.Y(high) - 5, `${name}: \u2212bound = ${fixed(total)}`);
+    plot.text(12, plot.Y(high) - 5, `${name}: \u2212bound = ${fixed(total)}`);
     plot.rect(0, nll, low, high, "blue");
     plot.rect(nll, total, low, high, "purple", "hatch");
     const label = `gap ${fixed(gap)}${total > nats ? " \u2192" : ""}`, anchor = beside ? "start" : "end";
