@@ -14,6 +14,15 @@ N = 20_000
 SPLIT_SHA256 = "22ccb51d1417f8119764af32a91d6d7351b6b6f703ee31920487dcfdf6a4e72a"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small tensors: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def grid(toy, *, nodes):
     """Cell midpoints and cell volume: not the rule and grid that the constants came from."""
     reach = 6.0

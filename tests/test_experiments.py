@@ -23,6 +23,15 @@ from augflow_mini.experiments.runner import Experiment, check, compare, run, run
 from augflow_mini.trainer import Trainer
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small tensors: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def _build(config):
     return Flow(anf(1, 1, steps=1, hidden=(4,), activation=nn.Tanh), StandardNormal(2))
 

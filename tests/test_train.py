@@ -39,6 +39,15 @@ OPTIONS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small tensors: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def model(seed=0, *, hidden=(16,)):
     """An augmented flow with every kind of state: noise, ActNorm, buffers."""
     torch.manual_seed(seed)
