@@ -16,6 +16,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -24,6 +25,7 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from ..checkpoint import write_atomic
 from .toy_jobs import Job, suite
 from .toy_run import run_job
 
@@ -89,17 +91,20 @@ def run_all(
         workers: processes.
         budget: seconds; no job starts that would hardly end in time, none runs on after it.
         have: a file of rows from an earlier run, copied into `out` first.
+
+    Rows of other jobs in those files are kept; those of jobs defined otherwise now are dropped.
     """
     began, out = time.monotonic(), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     path = out / FILE
     rows = {**(read_rows(have) if have else {}), **read_rows(path)}
-    rows = {j.name: rows[j.name] for j in jobs if j.name in rows and is_current(rows[j.name], j)}
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows.values()))
+    stale = [j.name for j in jobs if j.name in rows and not is_current(rows[j.name], j)]
+    rows = {name: row for name, row in rows.items() if name not in stale}
+    write_atomic(path, "".join(json.dumps(r) + "\n" for r in rows.values()).encode())
     todo = [j for j in jobs if j.name not in rows]
     cost = sum(j.estimate for j in todo)
     say(
-        f"{len(rows)} jobs are done, {len(todo)} to run: about {cost / 3600:.1f} CPU hours, "
+        f"{len(jobs) - len(todo)} of {len(jobs)} jobs are done; the rest takes about {cost / 3600:.1f} CPU hours, "
         f"{cost / workers / 60:.0f} minutes on {workers} workers"
     )
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -114,7 +119,7 @@ def run_all(
                     break
                 todo.remove(job)
                 here, there = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(job, there))
+                process = context.Process(target=_work, args=(job, there), daemon=True)
                 process.start()
                 there.close()
                 running[here] = (job, process, time.monotonic())
@@ -142,7 +147,7 @@ def run_all(
         for job, process, _ in running.values():
             process.terminate()
             say(f"stopped {job.name}: out of time")
-    say(f"{len(rows)} of {len(jobs)} jobs are done, in {path}")
+    say(f"{sum(j.name in rows for j in jobs)} of {len(jobs)} jobs are done, in {path}")
     return rows
 
 
@@ -194,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     collect.add_argument("rows")
     collect.add_argument("--to", help="folder; default: the package's records")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the daemonic workers, too
     if args.command == "list":
         jobs = suite()
         for job in jobs:
