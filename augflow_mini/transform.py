@@ -91,14 +91,20 @@ class Inverse(Transform):
         return self.layer.forward_halves(halves)
 
     def record(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        if isinstance(self.layer, Inverse):  # Inverse(Augment) is the Slice that it turned round
-            return self.layer.layer.record(x)
-        return super().record(x)
+        same = self._written_out()
+        return same.record(x) if same else super().record(x)
 
     def replay(self, z: Tensor, dropped: Tensor | None) -> Tensor:
+        same = self._written_out()
+        return same.replay(z, dropped) if same else super().replay(z, dropped)
+
+    def _written_out(self) -> Transform | None:
+        """The same step without this `Inverse`, so that a `Slice` turned round twice is seen."""
         if isinstance(self.layer, Inverse):
-            return self.layer.layer.replay(z, dropped)
-        return super().replay(z, dropped)
+            return self.layer.layer
+        if isinstance(self.layer, Chain):
+            return Chain([Inverse(layer) for layer in reversed(self.layer.layers)])
+        return None
 
 
 class Chain(Transform):
