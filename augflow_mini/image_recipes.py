@@ -245,8 +245,8 @@ def vflow_image(
 def compile_parts(model: nn.Module, **options: object) -> nn.Module:
     """Compile the repeated parts of an image model in place, and return it.
 
-    Blocks of one shape share one compiled graph, so there is much less to compile than in the whole
-    model (12 graphs for `vflow_mini`). State dictionaries stay as they are.
+    Blocks of one shape share one compiled graph, so there is much less to compile than in the
+    whole model (12 graphs for `vflow_mini`). State dictionaries stay as they are.
 
     Args:
         model: a `Flow` or a chain of image layers.
