@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import symtable
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,14 +43,9 @@ def _cells(notebook: Path) -> list[Cell]:
         if "exercises.check(" in source:
             continue
         out = Cell(source)
+        _add_names(out, symtable.symtable(source, "<cell>", "exec"))
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Name):
-                (out.defines if isinstance(node.ctx, ast.Store) else out.needs).add(node.id)
-            elif isinstance(node, ast.FunctionDef):
-                out.defines.add(node.name)
-            elif isinstance(node, ast.Import | ast.ImportFrom):
-                out.defines |= {a.asname or a.name.split(".")[0] for a in node.names}
-            elif (
+            if (
                 isinstance(node, ast.Call)
                 and ast.unparse(node.func) in ("claims.equal", "claims.less")
                 and isinstance(node.args[0], ast.Constant)
@@ -58,6 +54,18 @@ def _cells(notebook: Path) -> list[Cell]:
                 out.claim = node.args[0].value
         found.append(out)
     return found
+
+
+def _add_names(cell: Cell, scope: symtable.SymbolTable) -> None:
+    """Global names that the cell assigns at its top level, and those it or its functions read."""
+    top = scope.get_type() == "module"
+    for symbol in scope.get_symbols():
+        if top and (symbol.is_assigned() or symbol.is_imported()):
+            cell.defines.add(symbol.get_name())
+        if symbol.is_referenced() and (top or symbol.is_global()):
+            cell.needs.add(symbol.get_name())
+    for child in scope.get_children():
+        _add_names(cell, child)
 
 
 def _needed(cells: list[Cell], ids: set[str]) -> list[Cell]:
