@@ -104,8 +104,8 @@ def run_all(
     todo = [j for j in jobs if j.name not in rows]
     cost = sum(j.estimate for j in todo)
     say(
-        f"{len(jobs) - len(todo)} of {len(jobs)} jobs are done; the rest takes about {cost / 3600:.1f} CPU hours, "
-        f"{cost / workers / 60:.0f} minutes on {workers} workers"
+        f"{len(jobs) - len(todo)} of {len(jobs)} jobs are done; the rest takes about "
+        f"{cost / 3600:.1f} CPU hours, {cost / workers / 60:.0f} minutes on {workers} workers"
     )
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     running: dict[Connection, tuple[Job, multiprocessing.Process, float]] = {}
