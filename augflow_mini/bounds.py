@@ -50,6 +50,12 @@ class LogWeights:
 
     def add(self, log_w: Tensor) -> LogWeights:
         """Take in log-weights of shape (k, B); returns itself."""
+        batch = "B" if self.k == 0 else len(self.top)
+        if log_w.dim() != 2 or batch not in ("B", log_w.shape[1]):
+            raise ValueError(
+                f"LogWeights.add got log-weights of shape {tuple(log_w.shape)}, expected "
+                f"(k, {batch}): one row for each draw, one column for each example"
+            )
         n, top = log_w.shape[0], log_w.max(0).values.detach()
         mean = log_w.mean(0)
         spread = _where_finite(mean, ((log_w - mean) ** 2).sum(0))

@@ -54,8 +54,11 @@ def run_on(
     for layer in flow.chain:
         law = augment_law(layer)
         if law is not None:
-            part = noise[:, at : at + _width(law, x)]
-            at += _width(law, x)
+            width = _width(law, x)
+            part = noise[:, at : at + width]
+            at += width
+            if part.shape[1] < width:
+                break  # too narrow: said below
             e = shape(law, x, part) if shape else part
             log_q = log_q + law.log_prob(e, x)
             x = layer.layer.replay(x, e)
@@ -70,8 +73,8 @@ def run_on(
             total = total + contrib
     if at != noise.shape[1]:
         raise ValueError(
-            f"got noise of shape {tuple(noise.shape)}, expected (B, {at}): what the flow's "
-            "Augments draw together"
+            f"got noise of shape {tuple(noise.shape)}, expected (B, {noise_features(flow)}): what "
+            "the flow's Augments draw together"
         )
     return flow.base.log_prob(x) + total, log_q, torch.cat(used, 1) if used else noise, x
 

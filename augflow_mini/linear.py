@@ -52,7 +52,7 @@ class ActNorm(Transform):
         self._ready = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        _check_features(x, self.features, self)
+        self._check(x)
         if not self._is_ready():
             if not self.training:
                 raise RuntimeError(self._not_ready("forward in eval mode"))
@@ -61,7 +61,7 @@ class ActNorm(Transform):
         return (x + shift) * log_s.exp(), self._contrib(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        _check_features(z, self.features, self)
+        self._check(z)
         if not self._is_ready():
             raise RuntimeError(self._not_ready("inverse"))
         log_s, shift = self._shaped(z)
@@ -71,12 +71,15 @@ class ActNorm(Transform):
         shared = 1 if self.positions else _places(x)
         return (self.log_s.sum() * shared).expand(x.shape[0])
 
-    def _shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _check(self, x: Tensor) -> None:
+        _check_features(x, self.features, self)
         if self.positions and self.positions != x.shape[2:]:
             raise ValueError(
                 f"ActNorm({self.extra_repr()}) got an input of shape {tuple(x.shape)}, expected "
                 f"positions {self.positions}; without positions it takes images of any size"
             )
+
+    def _shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, self.features) + (self.positions or (1,) * (x.dim() - 2))
         return self.log_s.view(shape), self.shift.view(shape)
 

@@ -42,7 +42,8 @@ class Permute(Transform):
     def _take(self, x: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         if x.dim() < 2 or x.shape[1] != len(order):
             raise ValueError(
-                f"Permute of {len(order)} features got an input of shape {tuple(x.shape)}"
+                f"Permute got an input of shape {tuple(x.shape)}, expected {len(order)} features "
+                "in dimension 1; check the layer before it"
             )
         return x[:, order], x.new_zeros(x.shape[0])
 

@@ -1,5 +1,6 @@
 """What the tests share: small models, fixed noise, and Gaussian arithmetic by other code."""
 
+import pytest
 import torch
 from torch import nn
 from torch.distributions import Independent, Normal
@@ -47,6 +48,15 @@ def noise_like(*shape):
 
 def equal(one, other, atol=1e-10):
     torch.testing.assert_close(one, other, atol=atol, rtol=0)
+
+
+def assert_explains(do, words, kind=ValueError):
+    """`do` fails with exactly this kind of error, whose message holds all the words."""
+    with pytest.raises(kind) as caught:
+        do()
+    assert type(caught.value) is kind
+    message = str(caught.value)
+    assert not [word for word in words.split(" | ") if word not in message], message
 
 
 def affine_by_hand(net, x):
