@@ -77,8 +77,13 @@ def image_tag(figure: Figure, alt: str) -> str:
         raise ValueError(
             f"alt={alt!r} is too short: say in a sentence what a reader sees in the figure"
         )
+    from PIL import Image  # matplotlib needs it to write pictures, so it is here
+
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
+    picture = Image.open(buffer).convert("RGB").quantize(128)  # a third of the bytes
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png", optimize=True)
     width, height = (round(96 * inches) for inches in figure.get_size_inches())  # CSS pixels
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return (
