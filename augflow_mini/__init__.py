@@ -22,6 +22,18 @@ from .dequantize import Carry, uniform_dequantize, variational_dequantize
 # Laws and networks
 from .distributions import BernoulliNet, GaussianNet, Law, StandardNormal, StandardUniform
 from .flow import Flow, Latents
+
+# The gap: closed forms, quadrature, the panel
+from .gap import (
+    GapReport,
+    LinearGaussian,
+    Quadrature,
+    ScalarANF,
+    expected_iw_bound,
+    log_joint,
+    measure_gap,
+    quadrature,
+)
 from .image_recipes import (
     IMAGE_CONFIGS,
     anf_image,
@@ -46,6 +58,8 @@ from .shape import Append, Checkerboard, Permute, Squeeze
 from .transform import Chain, Inverse, On, Transform, sum_event
 
 __all__ = [
+    "IMAGE_CONFIGS",
+    "MLP",
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
@@ -59,22 +73,24 @@ __all__ = [
     "ConvNet",
     "Coupling",
     "Flow",
+    "GapReport",
     "GatedAttentionNet",
     "GaussianNet",
-    "IMAGE_CONFIGS",
     "ImportanceBound",
     "Inverse",
     "InvertibleLinear",
     "InvertibleResidual",
     "Latents",
     "Law",
+    "LinearGaussian",
     "LogWeights",
     "Logit",
-    "MLP",
     "MixLogisticCoupling",
     "On",
     "Permute",
+    "Quadrature",
     "Sandwich",
+    "ScalarANF",
     "Scale",
     "Sigmoid",
     "Slice",
@@ -93,10 +109,14 @@ __all__ = [
     "compile_parts",
     "count_parameters",
     "data_init",
+    "expected_iw_bound",
     "flowpp",
     "glow",
     "hierarchical_anf",
     "latent_shape",
+    "log_joint",
+    "measure_gap",
+    "quadrature",
     "randomise",
     "realnvp",
     "realnvp_image",
