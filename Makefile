@@ -53,8 +53,10 @@ test: ## set up and run every check: style, library, notebooks, build, browser
 	TIMES=$(TIMES) $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests book || failed=1; \
 	exit $$failed
 
-notebooks: $(INSTALLED) ## run all notebooks in place and keep their outputs (without widget state)
+notebooks: $(INSTALLED) ## run all notebooks in place, keep their outputs and rewrite the claims ledger
 	@$(BIN)/python book/execute.py $(NOTEBOOKS)
+	@mkdir -p _build; $(BIN)/python -m augflow_mini.claims book/[0-9]*.ipynb > _build/claims.md
+	@mv _build/claims.md book/claims.md
 
 clean: ## remove what was built (the virtual environment stays)
 	@rm -rf _build .pytest_cache .ruff_cache

@@ -1,6 +1,7 @@
 """A claim shows what it measured, fails with both values, is refused where it cannot fail."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from augflow_mini import claims, tables
 from augflow_mini.gap import ScalarANF
 
+BOOK = Path(__file__).resolve().parent.parent / "book"
 ONE = torch.tensor([1.0, 2.0], dtype=torch.float64)
 
 
@@ -150,6 +152,13 @@ def test_an_id_may_stand_once(tmp_path):
     books = [_notebook(tmp_path / "a.ipynb", "gap-1"), _notebook(tmp_path / "b.ipynb", "gap-1")]
     with pytest.raises(ValueError, match=r"gap-1 stands in a\.ipynb and in b\.ipynb"):
         claims.gather(books)
+
+
+def test_the_committed_ledger_is_what_the_notebooks_hold():
+    books = sorted(BOOK.glob("[0-9]*.ipynb"))
+    written = (BOOK / "claims.md").read_text(encoding="utf-8")
+    command = "python -m augflow_mini.claims book/[0-9]*.ipynb > book/claims.md"
+    assert written == claims.page(books), f"book/claims.md is out of date: {command}"
 
 
 # ---- tables and the ledger ------------------------------------------------------------------
