@@ -1,0 +1,36 @@
+"""Numbers on the plain pages, which no cell computes, are those of the records and the library."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from augflow_mini.data import digits, histogram_bits
+from augflow_mini.experiments import load_record
+
+PAGE = (Path(__file__).parent.parent / "book" / "13_papers_tables.md").read_text(encoding="utf-8")
+ROWS = {"RealNVP": "digits-realnvp", "VFlow, 16": "digits-vflow", "ANF, two": "digits-anf"}
+
+
+def row(start: str, page: str = PAGE) -> list[str]:
+    """The cells of the table row that begins with these words."""
+    found = re.findall(rf"^\| {re.escape(start)}[^|]*\|(.*)\|$", page, flags=re.M)
+    assert len(found) == 1, f"{len(found)} rows begin with {start!r}"
+    return [cell.strip() for cell in found[0].split("|")]
+
+
+@pytest.mark.parametrize("start", ROWS)
+def test_the_table_of_the_digits_is_the_record(start):
+    bits = load_record(ROWS[start])["metrics"]["bits"]
+    assert row(start) == [f"{bits['mean']:.3f}", f"{bits['sd']:.3f}"]
+
+
+def test_the_histogram_is_computed():
+    data = digits()
+    assert row("histogram of each")[0] == f"{histogram_bits(data.train, data.test, 17):.3f}"
+
+
+def test_a_changed_digit_is_seen():
+    changed = PAGE.replace("1.966", "1.906")
+    bits = load_record("digits-realnvp")["metrics"]["bits"]
+    assert row("RealNVP", changed)[0] != f"{bits['mean']:.3f}"
