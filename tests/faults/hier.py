@@ -1,0 +1,92 @@
+"""Faults that break the claims of "Hierarchical ANF".
+
+name -> (claims that must fail, what to plant in the library, edit of the chapter's code or None)
+"""
+
+from __future__ import annotations
+
+import torch
+
+import augflow_mini
+from augflow_mini import coupling, gap, tables
+
+NOTEBOOK = "09_hierarchical_anf.ipynb"
+
+
+def log_det_sign(mp):
+    """A coupling contributes minus its log-scales, in both directions."""
+    for name in ("move", "move_back"):
+        method = getattr(coupling.AffineCoupling, name)
+
+        def flipped(self, x, params, method=method):
+            z, contrib = method(self, x, params)
+            return z, -contrib
+
+        mp.setattr(coupling.AffineCoupling, name, flipped)
+
+
+def decoder_shift_sign(mp):
+    """y = (x + m) / s."""
+    original = coupling.AffineCoupling.move_back
+
+    def wrong(self, z, params):
+        log_s, mean = params.chunk(2, dim=1)
+        return original(self, z, torch.cat([log_s, -mean], dim=1))
+
+    mp.setattr(coupling.AffineCoupling, "move_back", wrong)
+
+
+def decodes_x_last(mp):
+    """z_1 .. z_{L-1} first, so that x reads what is decoded already."""
+    original = augflow_mini.hierarchical_anf
+
+    def wrong(features, widths, **options):
+        layers = original(features, widths, **options)
+        at = 1 + len(widths)
+        return [*layers[:at], *layers[at + 1 :], layers[at]]
+
+    mp.setattr(augflow_mini, "hierarchical_anf", wrong)
+
+
+def posterior_slope_sign(mp):
+    mp.setattr(gap.ScalarANF, "k", property(lambda self: -self.c / (self.c**2 + self.d**2)))
+
+
+def twice_the_gap(mp):
+    original = gap.LinearGaussian.gap
+    mp.setattr(gap.LinearGaussian, "gap", lambda self, x: 2 * original(self, x))
+
+
+def ledger_ignores_the_posterior(mp):
+    original = tables.ledger
+    mp.setattr(tables, "ledger", lambda flow, x, e, *, posterior=0: original(flow, x, e))
+
+
+FAULTS = {
+    "posterior slope": (["hier-1"], posterior_slope_sign, None),
+    "average over the noise": (
+        ["hier-1"],
+        None,
+        ("(a1**2 + b1**2 * x**2) / (2 * s**2)", "(1 + 0 * x**2) / (2 * s**2)"),
+    ),
+    "twice the gap": (["hier-2", "hier-7"], twice_the_gap, None),
+    "log-det sign": (["hier-3", "hier-4", "hier-5", "hier-8", "hier-10"], log_det_sign, None),
+    "decoder's shift sign": (
+        ["hier-3", "hier-6", "hier-8", "hier-9"],
+        decoder_shift_sign,
+        None,
+    ),
+    "x decoded last": (["hier-3", "hier-5"], decodes_x_last, None),
+    "level 2 averaged over nothing": (
+        ["hier-5"],
+        None,
+        ("@ q2 @ q1", "@ q2 @ q1.flip(0).cumsum(0)"),
+    ),
+    "top encoder off": (
+        ["hier-6"],
+        None,
+        ("([b1], a1), ([0.0, rho], s), ", "([b1], a1), ([0.0, b2], s), "),
+    ),
+    "no link": (["hier-8"], None, ("([0.9 / 1.17, -0.81 / 1.17]", "([0.9 / 1.17, 0.0]")),
+    "ledger ignores q": (["hier-11"], ledger_ignores_the_posterior, None),
+}
