@@ -21,6 +21,7 @@ from .integrate import (
     Quadrature,
     as_double,
     augment_law,
+    integrable,
     log_joint,
     noise_features,
     quadrature,
@@ -345,7 +346,7 @@ def measure_gap(flow: Flow, x: Tensor, *, k: int = 1000) -> GapReport:
         log_p, gap, gap_se, error, exact = iw.value, iw.value - iw.elbo, elbo_se, math.nan, False
         if flow.exact:
             gap_se, error, exact = 0.0, 0.0, True
-        elif x.dim() == 2 and noise_features(flow) <= 2:
+        elif x.dim() == 2 and integrable(flow):
             q = quadrature(flow, x)
             log_p, gap, gap_se, error, exact = q.log_p, q.gap, 0.0, q.error.max().item(), True
     return GapReport(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .augment import Slice
-from .distributions import LOG_2PI, GaussianNet, Law, StandardNormal, StandardUniform
+from .distributions import LOG_2PI, Fixed, GaussianNet, Law, StandardNormal, StandardUniform
 from .flow import Flow
 from .transform import Inverse, Transform
 
@@ -96,11 +96,20 @@ def noise_features(flow: Flow) -> int:
     return total
 
 
+def integrable(flow: Flow) -> bool:
+    """Whether `quadrature` takes this flow of (B, D) data."""
+    laws = [augment_law(layer) for layer in flow.chain if layer.stochastic_forward]
+    return all(map(_is_known, laws)) and noise_features(flow) in (1, 2)
+
+
+def _is_known(law: Law | None) -> bool:
+    fixed = isinstance(law, StandardNormal | StandardUniform) and len(law.shape) == 1
+    return fixed or isinstance(law, GaussianNet)
+
+
 def _width(law: Law, given: Tensor) -> int:
-    if isinstance(law, GaussianNet):
-        return law.net(given).shape[1] // 2
-    if isinstance(law, StandardNormal | StandardUniform) and len(law.shape) == 1:
-        return law.shape[0]
+    if _is_known(law):
+        return law.shape[0] if isinstance(law, Fixed) else law.net(given).shape[1] // 2
     raise ValueError(
         f"got noise from {law}, expected StandardNormal(D_E), StandardUniform(D_E) or a "
         "GaussianNet beside (B, D) data; use iw_bound(x, k)"

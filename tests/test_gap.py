@@ -240,6 +240,33 @@ def test_panel_by_quadrature_agrees_with_its_own_monte_carlo():
     assert f"NLL {report.nll:.4f}" in str(report) and "gap = " in str(report)
 
 
+class Jitter(Transform):
+    """Noise that is not Augment's, so that no grid can follow it."""
+
+    stochastic_forward = True
+
+    def forward(self, x):
+        e = torch.randn_like(x)
+        return x + e, -noise_log_prob(e)
+
+    def inverse(self, z):
+        e = torch.randn_like(z)
+        return z - e, noise_log_prob(e)
+
+
+def test_panel_of_noise_that_cannot_be_integrated_falls_back_to_the_bound():
+    report = measure_gap(Flow([Jitter()], StandardNormal(1)), normal(8, 1), k=50)
+    assert not report.exact and report.gap > 0
+
+
+def test_panels_error_is_the_spread_of_its_bound():
+    flow, x = ScalarANF(0.7, 0.3, 1.1, 0.6).flow(), normal(8, 1)
+    panels = [measure_gap(flow, x, k=20) for _ in range(200)]
+    spread = torch.tensor([panel.elbo for panel in panels]).std().item()
+    said = sum(panel.elbo_se for panel in panels) / len(panels)
+    assert said == pytest.approx(spread, rel=0.2)
+
+
 def test_panel_without_quadrature_reports_a_lower_estimate():
     x, data, noise = normal(16, 1), slice(0, 1), slice(1, 4)
     flow = model([Augment(StandardNormal(3), keep=1), affine_mlp(data, noise, **SMALL)], 4)
