@@ -118,8 +118,8 @@ EXERCISES = {
     "plan": Exercise(
         expected=_plan,
         mistakes={
-            "the decoders run the wrong way: x must be decoded while all z are still there; with x "
-            "last it would read numbers that are decoded already.": (
+            "the decoders run the wrong way: x must be decoded while all z are still there; with "
+            "x last it would read numbers that are decoded already.": (
                 lambda levels: (
                     [(i, i) for i in range(1, levels + 1)]
                     + [(i, levels - i) for i in reversed(range(levels))]
@@ -145,7 +145,7 @@ EXERCISES = {
             (ONE_LEVEL.k, math.sqrt(ONE_LEVEL.v), 0.0), (RHO * ONE_LEVEL.k, 0.0, S)
         ),
         mistakes={
-            "this is the least gap when level 1 may shrink too; here it is held at the posterior.": (
+            "this is the least gap when level 1 may move too; here it is held at the posterior.": (
                 lambda: 0.5 * math.log(1 + ONE_LEVEL.v * RHO**2 / S**2)
             ),
             "the mean of z_1 given x can be followed by reading x; only its variance costs.": (

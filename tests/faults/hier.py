@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 
-import augflow_mini
 from augflow_mini import coupling, gap, tables
 
 NOTEBOOK = "09_hierarchical_anf.ipynb"
@@ -36,16 +35,10 @@ def decoder_shift_sign(mp):
     mp.setattr(coupling.AffineCoupling, "move_back", wrong)
 
 
-def decodes_x_last(mp):
-    """z_1 .. z_{L-1} first, so that x reads what is decoded already."""
-    original = augflow_mini.hierarchical_anf
-
-    def wrong(features, widths, **options):
-        layers = original(features, widths, **options)
-        at = 1 + len(widths)
-        return [*layers[:at], *layers[at + 1 :], layers[at]]
-
-    mp.setattr(augflow_mini, "hierarchical_anf", wrong)
+def blocks_read_in_reverse(mp):
+    """A network that reads several blocks sees them in the wrong order."""
+    original = coupling.Coupling._params
+    mp.setattr(coupling.Coupling, "_params", lambda self, seen: original(self, seen[::-1]))
 
 
 def posterior_slope_sign(mp):
@@ -76,7 +69,7 @@ FAULTS = {
         decoder_shift_sign,
         None,
     ),
-    "x decoded last": (["hier-3", "hier-5"], decodes_x_last, None),
+    "blocks reversed": (["hier-3", "hier-5", "hier-8"], blocks_read_in_reverse, None),
     "level 2 averaged over nothing": (
         ["hier-5"],
         None,
