@@ -57,7 +57,7 @@ EXERCISES = {
         expected=lambda: MODEL.elbo(TWO),
         mistakes={
             "the KL term is subtracted, not added.": lambda: MODEL.elbo(TWO).item() + 2 * _kl(),
-            "the reconstruction is taken at the mean of q only; the term with (c a)^2 is missing.": (
+            "the reconstruction is taken at the mean of q only; the term (c a)^2 is missing.": (
                 lambda: MODEL.elbo(TWO).item() + (MODEL.c * MODEL.a / MODEL.d) ** 2 / 2
             ),
             "this is the reconstruction term alone; the KL term is missing.": (
@@ -119,7 +119,7 @@ EXERCISES = {
     "round-trip": Exercise(
         expected=lambda: math.sqrt((1 - MODEL.a**2) / (MODEL.c**2 + MODEL.d**2)),
         mistakes={
-            "this is the exact posterior's slope k. With a = 0.7 the scale is not the posterior's, "
+            "this is the exact posterior's slope k. With a = 0.7 the scale is not its scale, "
             "and with b = k the variance of z is not 1.": lambda: MODEL.k,
             "this is b squared: take the root.": (
                 lambda: (1 - MODEL.a**2) / (MODEL.c**2 + MODEL.d**2)
