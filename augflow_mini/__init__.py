@@ -5,7 +5,6 @@ Importing it computes nothing and draws nothing; plots and widgets load when fir
 
 __version__ = "0.1.0"
 
-# The chain of layers
 # Augmentation: the one non-bijective pair
 from .augment import Augment, Slice
 from .bounds import ImportanceBound, LogWeights, Sandwich, bits_per_dim
@@ -55,9 +54,17 @@ from .pointwise import Logit, Scale, Sigmoid
 from .recipes import affine_mlp, anf, cif, hierarchical_anf, realnvp, vae, vflow
 from .residual import InvertibleResidual
 from .shape import Append, Checkerboard, Permute, Squeeze
+
+# Training
+from .train import Fit, fit, negative_elbo
+
+# The chain of layers
 from .transform import Chain, Inverse, On, Transform, sum_event
 
 __all__ = [
+    "Fit",
+    "fit",
+    "negative_elbo",
     "IMAGE_CONFIGS",
     "MLP",
     "ActNorm",

@@ -22,13 +22,14 @@ class ImportanceBound:
         value: L_K = log (1/K) sum w_k, (B,). A lower bound on log p(x) in expectation.
         elbo: mean of log w_k over the same draws, (B,).
         ess: effective sample size (sum w)^2 / sum w^2, (B,), between 1 and K.
-        var_log_weight: unbiased variance of log w_k, (B,); 0 for an exact flow, NaN for K = 1.
+        var_log_weight: unbiased variance of log w_k, (B,); 0 up to rounding for an exact flow,
+            NaN for K = 1.
         k: K.
 
     A weight of 0 counts in `value` as what it is and makes `elbo` -inf and the variance inf; where
     all weights are 0, `value` is -inf and `ess` 0.
 
-    Burda et al. 2016, IWAE, eq. 8; Huang et al. 2020 call it the K-sample estimator of AMLE.
+    Burda et al. 2016, IWAE; Huang et al. 2020 and Chen et al. 2020 estimate log p(x) with it.
     """
 
     value: Tensor
@@ -140,4 +141,4 @@ def bits_per_dim(log_prob: Tensor, x: Tensor) -> Tensor:
             f"bits_per_dim: log_prob has shape {tuple(log_prob.shape)}, x {tuple(x.shape)}; "
             "expected one log-probability for each row of x"
         )
-    return -log_prob / (x[0].numel() * math.log(2))
+    return -log_prob / (x.shape[1:].numel() * math.log(2))

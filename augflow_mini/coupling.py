@@ -53,8 +53,8 @@ class Coupling(Transform):
     def _cut(self) -> tuple[int, int] | None:
         """(k, D) where all features before k move all the others, or the other way round."""
         own = type(self)
-        if own.forward is not Coupling.forward or own.inverse is not Coupling.inverse:
-            return None  # a subclass with a forward of its own must be asked, not passed by
+        if any(getattr(own, n) is not getattr(Coupling, n) for n in ("forward", "inverse", "params")):
+            return None  # a subclass with a way of its own must be asked, not passed by
         if self.reads is None or len(self.reads) != 1:
             return None
         first, second = sorted([self.writes, self.reads[0]], key=lambda block: block.start)
@@ -101,10 +101,11 @@ class Coupling(Transform):
         seen = [s for s in seen if s.shape[1]] or seen[:1]
         out = self.net(seen[0] if len(seen) == 1 else torch.cat(seen, dim=1))
         width = self.per_feature * (self.writes.stop - self.writes.start)
-        if out.shape[1] != width:
+        expected = (seen[0].shape[0], width, *seen[0].shape[2:])
+        if out.shape != expected:  # (B, W, 1, 1) would broadcast, and its log-det count one place
             raise ValueError(
-                f"{type(self).__name__}: the network returned {out.shape[1]} features, expected "
-                f"{width} = {self.per_feature} for each of the written features"
+                f"{type(self).__name__}: the network returned shape {tuple(out.shape)}, expected "
+                f"{expected}: {self.per_feature} features for each written one, at every position"
             )
         return out.to(seen[0].dtype)  # under autocast only the network runs in half precision
 

@@ -21,8 +21,9 @@ class Carry(Transform):
     inverse   y -> (floor(levels y), levels y - floor(levels y))
     contrib   -D log levels
 
-    The pair and the number determine each other, so nothing is lost: the probability of the integers
-    is the integral of the density over their bin.
+    The pair and the number determine each other (in floating point up to rounding at a bin's edge),
+    so the probability of the integers is the integral of the density over their bin. What the chain
+    after it puts outside [0, 1) is lost to the integers: end at (0, 1), by a `Logit` after `Carry`.
 
     Args:
         levels: how many values an integer may take (256 for 8-bit images, 17 for the digits).
@@ -64,7 +65,7 @@ class Carry(Transform):
         return torch.cat([whole.clamp(0, self.levels - 1), u], dim=1), -self._contrib(z)
 
     def _contrib(self, x: Tensor) -> Tensor:
-        return x.new_full((x.shape[0],), -x[0].numel() * math.log(self.levels))
+        return x.new_full((x.shape[0],), -x.shape[1:].numel() * math.log(self.levels))
 
     def _check(self, whole: Tensor, u: Tensor) -> None:
         if not ((whole >= 0) & (whole < self.levels) & (whole == whole.floor())).all():

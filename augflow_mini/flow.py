@@ -93,7 +93,7 @@ class Flow(nn.Module):
         """L_K(x) = log (1/K) sum_k w_k with effective sample size and variance of log w.
 
         Streamed: at most about `rows` rows pass through the layers at a time, so under
-        `torch.no_grad()` memory does not grow with K. (The source text prints 1/J for 1/K.)
+        `torch.no_grad()` memory does not grow with K.
 
         Args:
             x: data (B, ...).

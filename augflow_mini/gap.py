@@ -232,7 +232,16 @@ class ScalarANF:
         return torch.exp(mean**2 / (2 - var)) / torch.sqrt(var * (2 - var)) - 1
 
     def iw_gap(self, x: Tensor, k: int) -> Tensor:
-        """log p(x) - E[L_K(x)], exact by quadrature, for any K."""
+        """log p(x) - E[L_K(x)] by quadrature, for any K; exact to rounding where tau > 0.02.
+
+        Raises:
+            ValueError: the posterior is narrower than the grid's step.
+        """
+        if self.tau2 <= 0.02**2:
+            raise ValueError(
+                f"iw_gap: the posterior's deviation is {math.sqrt(self.tau2):.3g}, expected more than "
+                "0.02, the step of the grid over the noise; use a larger d or a smaller a"
+            )
         e = torch.linspace(-9, 9, 801, dtype=torch.float64)
         mass = torch.softmax(-0.5 * e * e, dim=0)  # trapezoid for N(0, 1): exact to rounding
         mean, var = (t.reshape(-1, 1).double() for t in self.posterior(x))

@@ -11,7 +11,7 @@ from .transform import Transform
 
 def _places(x: Tensor) -> int:
     """Positions that share one feature vector: 1 for (B, D), H W for (B, C, H, W)."""
-    return x[0, 0].numel()
+    return x.shape[2:].numel()
 
 
 def _check_features(x: Tensor, features: int, layer: nn.Module) -> None:
@@ -130,7 +130,7 @@ class InvertibleLinear(Transform):
     Raises:
         ValueError: wrong width.
 
-    Kingma & Dhariwal 2018, Glow, sections 3.2 and 3.3 (LU decomposition).
+    Kingma & Dhariwal 2018, Glow, section 3.2, with its LU decomposition.
     """
 
     def __init__(self, features: int, *, noise: float | None = None) -> None:

@@ -14,7 +14,7 @@ from .transform import Inverse, Transform, may_look, sum_event
 class Sigmoid(Transform):
     """Squash the line to the open unit interval.
 
-    forward   z = 1 / (1 + exp(-x)), kept off 0 and 1 by one rounding step
+    forward   z = 1 / (1 + exp(-x)), kept off 0 and 1 in floating point
     inverse   x = log z - log(1 - z)
     contrib   sum of log z + log(1 - z)
 
@@ -93,7 +93,7 @@ class Scale(Transform):
         return (z - self.shift) / self.scale, -self._contrib(z)
 
     def _contrib(self, x: Tensor) -> Tensor:
-        return x.new_full((x.shape[0],), x[0].numel() * math.log(abs(self.scale)))
+        return x.new_full((x.shape[0],), x.shape[1:].numel() * math.log(abs(self.scale)))
 
     def extra_repr(self) -> str:
         return f"{self.scale}, shift={self.shift}"

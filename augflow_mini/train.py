@@ -63,7 +63,8 @@ def fit(
         seed: of the data order and of all noise. The caller's random state is left alone; the
             model's initial weights are the caller's (`torch.manual_seed` before building it).
         loss: (flow, x) -> scalar in nats; K-sample training is
-            `lambda flow, x: -flow.iw_bound(x, K).value.mean()`.
+            `lambda flow, x: -flow.iw_bound(x, K).value.mean()`. With a checkpoint give a `def`
+            of its own name: a resume tells losses apart by name, and all lambdas have one.
         valid: data for the validation loss, measured each `every` steps with fixed noise.
         keep_best: keep the weights of the lowest validation loss in `Fit.best`.
         clip: largest gradient norm, or None.

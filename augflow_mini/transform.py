@@ -195,7 +195,7 @@ class On(Transform):
         layer: a layer that keeps the block's width.
 
     Raises:
-        ValueError: the input is narrower than the block.
+        ValueError: the input is narrower than the block, or the layer changed the block's width.
     """
 
     def __init__(self, block: slice, layer: Transform) -> None:
@@ -207,12 +207,30 @@ class On(Transform):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         check_width(x, self.block, self)
         part, contrib = self.layer(x[:, self.block])
-        return replace_block(x, self.block, part), contrib
+        return self._put(x, part), contrib
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         check_width(z, self.block, self)
         part, contrib = self.layer.inverse(z[:, self.block])
-        return replace_block(z, self.block, part), contrib
+        return self._put(z, part), contrib
+
+    def record(self, x: Tensor) -> tuple[Tensor, object]:
+        check_width(x, self.block, self)
+        part, lost = self.layer.record(x[:, self.block])
+        return self._put(x, part), lost
+
+    def replay(self, z: Tensor, dropped: object) -> Tensor:
+        check_width(z, self.block, self)
+        return self._put(z, self.layer.replay(z[:, self.block], dropped))
+
+    def _put(self, x: Tensor, part: Tensor) -> Tensor:
+        width = self.block.stop - self.block.start
+        if part.shape[1] != width:
+            raise ValueError(
+                f"On: {type(self.layer).__name__} made {part.shape[1]} features of the block's "
+                f"{width}; a layer that adds or drops features must stand in the chain itself"
+            )
+        return replace_block(x, self.block, part)
 
     def extra_repr(self) -> str:
         return f"block={self.block.start}:{self.block.stop}"

@@ -21,6 +21,7 @@ from augflow_mini import (
     Logit,
     On,
     Permute,
+    ScalarANF,
     Scale,
     Slice,
     Squeeze,
@@ -28,6 +29,7 @@ from augflow_mini import (
     StandardUniform,
     Transform,
     affine_mlp,
+    cif,
     realnvp,
     uniform_dequantize,
 )
@@ -166,7 +168,7 @@ WRONG = {
     ),
     "network too narrow": (
         lambda: AffineCoupling(linear(1, 1), writes=slice(1, 2))(x2),
-        "returned 1 features | expected 2 | 2 for each",
+        "returned shape (4, 1) | expected (4, 2) | 2 features for each",
     ),
     "network of another input": (
         lambda: affine_mlp(slice(1, 2), slice(0, 1)).net(x2),
@@ -219,3 +221,33 @@ def test_a_list_in_a_chain_is_explained():
         TypeError, match=r"element 1 is a list, expected a Transform.*\[\*a, \*b\]"
     ):
         Chain([Scale(2.0), realnvp(2, couplings=2)])
+
+
+def test_a_network_that_pools_the_image_is_refused():
+    """(B, 2 W, 1, 1) would broadcast, and the log-determinant would count one place for all."""
+    pool = nn.Sequential(nn.Conv2d(2, 4, 1), nn.AdaptiveAvgPool2d(1))
+    layer = AffineCoupling(pool, reads=slice(0, 2), writes=slice(2, 4))
+    with pytest.raises(ValueError, match=r"returned shape \(3, 4, 1, 1\), expected \(3, 4, 5, 5\)"):
+        layer(torch.randn(3, 4, 5, 5))
+
+
+def test_on_keeps_what_is_dropped_and_refuses_another_width():
+    torch.manual_seed(0)
+    block = slice(0, 2)
+    flow = Flow([On(block, Chain(cif(2, 1, steps=2)))], StandardNormal(3))
+    x = torch.randn(6, 3)
+    torch.testing.assert_close(flow.decode(flow.encode(x)), x)
+    wider = On(block, Augment(StandardNormal(1), keep=2))
+    with pytest.raises(ValueError, match="made 3 features of the block's 2"):
+        wider(torch.randn(2, 4))
+
+
+def test_a_posterior_narrower_than_the_grid_is_refused():
+    with pytest.raises(ValueError, match="expected more than 0.02"):
+        ScalarANF(1.0, 0.0, 1.0, 0.005).iw_gap(torch.tensor(0.5), 2)
+
+
+@pytest.mark.parametrize("layer", [Scale(2.0), InvertibleLinear(3), Permute([2, 0, 1])])
+def test_a_batch_of_none_passes(layer):
+    z, contrib = layer(torch.zeros(0, 3))
+    assert z.shape == (0, 3) and contrib.shape == (0,)

@@ -50,7 +50,11 @@ FAULTS = {
         None,
         ("torch.tanh(t * nodes)", "torch.tanh(t * grid[:, None] + 0 * nodes)"),
     ),
-    "bits divided by D_X + D_E": (["vanilla-8"], None, ('augmented": min(', 'augmented": 64 / 80 * min(')),
+    "bits divided by D_X + D_E": (
+        ["vanilla-8"],
+        None,
+        ('augmented": min(', 'augmented": 64 / 80 * min('),
+    ),
     "posterior slope": (["vanilla-9"], posterior_slope_sign, None),
     "no 1/K": (["vanilla-10"], None, (" - math.log(200_000)", "")),
 }
