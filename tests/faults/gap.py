@@ -127,7 +127,7 @@ def ledger_counts_the_encoder_twice(mp):
 
 
 FAULTS = {
-    "log-det sign": (["gap-2", "gap-4", "gap-6", "gap-18"], log_det_sign, None),
+    "log-det sign": (["gap-2", "gap-4", "gap-6", "gap-19"], log_det_sign, None),
     "no 1/K": (["gap-6"], sum_for_mean_of_weights, None),
     "forgotten log q": (["gap-4", "gap-6"], forgotten_log_q, None),
     "expectation over the posterior": (["gap-8", "gap-10"], expectation_over_the_posterior, None),
@@ -137,21 +137,26 @@ FAULTS = {
     "chi2 without -1": (["gap-7"], chi2_without_its_one, None),
     "K + 1 samples": (["gap-6"], one_sample_too_many, None),
     "bound does not tighten": (["gap-5", "gap-7"], bound_that_does_not_tighten, None),
-    "grid stays": (["gap-20"], grid_that_does_not_follow, None),
+    "grid stays": (["gap-21"], grid_that_does_not_follow, None),
     "data mean forgotten": (["gap-12"], mean_of_the_data_forgotten, None),
     "wrong entropy": (["gap-9"], wrong_entropy, None),
-    "sandwich swapped": (["gap-21"], sandwich_sides_swapped, None),
-    "encoder counted twice": (["gap-22"], ledger_counts_the_encoder_twice, None),
+    "sandwich swapped": (["gap-22"], sandwich_sides_swapped, None),
+    "encoder counted twice": (["gap-23"], ledger_counts_the_encoder_twice, None),
     "flow not trained": (["gap-10", "gap-11"], None, ("flow = recorded[1]", "flow = collapsed")),
     "steps uphill": (["gap-13", "gap-14"], None, ("rate=0.02", "rate=-0.02")),
-    "no training": (["gap-15", "gap-16", "gap-19"], None, ("lr=0.02", "lr=0.0")),
+    "no training": (["gap-15", "gap-16", "gap-20"], None, ("lr=0.02", "lr=0.0")),
     "errors read as gaps": (
         ["gap-17"],
         None,
         ('gaps = {t: torch.tensor([m["gap"]', 'gaps = {t: torch.tensor([m["excess"]'),
     ),
-    "decoder trained": (
+    "sum read as a difference": (
         ["gap-18"],
+        None,
+        ('m["gap"] + m["excess"]', 'm["gap"] - m["excess"]'),
+    ),
+    "decoder trained": (
+        ["gap-19"],
         None,
         ("train(encode.parameters()", "train(decode.parameters()"),
     ),
