@@ -7,19 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
+from planted import log_det_sign, posterior_slope_sign, sum_for_mean_of_weights
 
-from augflow_mini import bounds, coupling, gap, integrate, tables
+from augflow_mini import bounds, gap, integrate, tables
 
 NOTEBOOK = "03_amle.ipynb"
-
-
-def log_det_sign(mp):
-    """A coupling contributes minus its log-scales, in both directions."""
-    move, back = coupling.AffineCoupling.move, coupling.AffineCoupling.move_back
-    flip = lambda method: lambda *args: (lambda z, contrib: (z, -contrib))(*method(*args))  # noqa: E731
-    mp.setattr(coupling.AffineCoupling, "move", flip(move))
-    mp.setattr(coupling.AffineCoupling, "move_back", flip(back))
 
 
 def data_forgotten(mp):
@@ -57,21 +49,6 @@ def upper_bound_below(mp):
     original = integrate.Quadrature.eubo
     wrong = lambda self: 2 * self.log_p - original.fget(self)  # noqa: E731
     mp.setattr(integrate.Quadrature, "eubo", property(wrong))
-
-
-def posterior_slope_sign(mp):
-    mp.setattr(gap.ScalarANF, "k", property(lambda self: -self.c / (self.c**2 + self.d**2)))
-
-
-def sum_for_mean_of_weights(mp):
-    """L_K without the 1/K."""
-    original = bounds.LogWeights.bound
-
-    def bound(self):
-        right = original(self)
-        return dataclasses.replace(right, value=right.value + torch.tensor(float(self.k)).log())
-
-    mp.setattr(bounds.LogWeights, "bound", bound)
 
 
 def mean_of_logarithms(mp):

@@ -6,22 +6,11 @@ name -> (claims that must fail, what to plant in the library, edit of the chapte
 from __future__ import annotations
 
 import torch
+from planted import log_det_sign, posterior_slope_sign
 
 from augflow_mini import coupling, gap, tables
 
 NOTEBOOK = "09_hierarchical_anf.ipynb"
-
-
-def log_det_sign(mp):
-    """A coupling contributes minus its log-scales, in both directions."""
-    for name in ("move", "move_back"):
-        method = getattr(coupling.AffineCoupling, name)
-
-        def flipped(self, x, params, method=method):
-            z, contrib = method(self, x, params)
-            return z, -contrib
-
-        mp.setattr(coupling.AffineCoupling, name, flipped)
 
 
 def decoder_shift_sign(mp):
@@ -39,10 +28,6 @@ def blocks_read_in_reverse(mp):
     """A network that reads several blocks sees them in the wrong order."""
     original = coupling.Coupling._params
     mp.setattr(coupling.Coupling, "_params", lambda self, seen: original(self, seen[::-1]))
-
-
-def posterior_slope_sign(mp):
-    mp.setattr(gap.ScalarANF, "k", property(lambda self: -self.c / (self.c**2 + self.d**2)))
 
 
 def twice_the_gap(mp):

@@ -5,17 +5,11 @@ name -> (claims that must fail, what to plant in the library, edit of the chapte
 
 from __future__ import annotations
 
+from planted import log_det_sign
+
 from augflow_mini import coupling, linear, mixlogistic, pointwise
 
 NOTEBOOK = "01_normalizing_flows.ipynb"
-
-
-def log_det_sign(mp):
-    """A coupling contributes minus its log-scales, in both directions."""
-    move, back = coupling.AffineCoupling.move, coupling.AffineCoupling.move_back
-    flip = lambda method: lambda *args: (lambda z, contrib: (z, -contrib))(*method(*args))  # noqa: E731
-    mp.setattr(coupling.AffineCoupling, "move", flip(move))
-    mp.setattr(coupling.AffineCoupling, "move_back", flip(back))
 
 
 def inverse_in_the_wrong_order(mp):

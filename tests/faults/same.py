@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
+from planted import log_det_sign
+
 from augflow_mini import coupling, tables
 
 NOTEBOOK = "06_anf_is_vflow.ipynb"
-
-
-def log_det_sign(mp):
-    """A coupling contributes minus its log-scales, in both directions."""
-    for name in ("move", "move_back"):
-        method = getattr(coupling.AffineCoupling, name)
-
-        def flipped(self, x, params, method=method):
-            z, contrib = method(self, x, params)
-            return z, -contrib
-
-        mp.setattr(coupling.AffineCoupling, name, flipped)
 
 
 def additive_scales(mp):

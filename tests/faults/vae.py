@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+from planted import forgotten_log_q, log_det_sign, sum_for_mean_of_weights
 
-import torch
-
-from augflow_mini import bounds, coupling, tables
-from augflow_mini.augment import Slice
+from augflow_mini import coupling, tables
 from augflow_mini.distributions import BernoulliNet, GaussianNet
 
 NOTEBOOK = "08_vae.ipynb"
-
-
-def log_det_sign(mp):
-    """A coupling contributes minus its log-scales, in both directions."""
-    for name in ("move", "move_back"):
-        method = getattr(coupling.AffineCoupling, name)
-
-        def flipped(self, x, params, method=method):
-            z, contrib = method(self, x, params)
-            return z, -contrib
-
-        mp.setattr(coupling.AffineCoupling, name, flipped)
 
 
 def scale_inverted(mp):
@@ -34,23 +19,6 @@ def scale_inverted(mp):
         return -log_s, m
 
     mp.setattr(coupling.AffineCoupling, "_log_s_and_m", inverted)
-
-
-def forgotten_log_q(mp):
-    """Augment contributes nothing."""
-    original = Slice.inverse
-    mp.setattr(Slice, "inverse", lambda self, z: (lambda x, c: (x, 0 * c))(*original(self, z)))
-
-
-def sum_for_mean_of_weights(mp):
-    """L_K without the 1/K."""
-    original = bounds.LogWeights.bound
-
-    def bound(self):
-        right = original(self)
-        return dataclasses.replace(right, value=right.value + torch.tensor(float(self.k)).log())
-
-    mp.setattr(bounds.LogWeights, "bound", bound)
 
 
 def decoder_without_its_scale(mp):

@@ -2,32 +2,9 @@
 
 from __future__ import annotations
 
-from augflow_mini import coupling, gap
-from augflow_mini.augment import Slice
+from planted import forgotten_log_q, log_det_sign, posterior_slope_sign
 
 NOTEBOOK = "07_vanilla_flows.ipynb"
-
-
-def log_det_sign(mp):
-    """A coupling contributes minus its log-scales, in both directions."""
-    for name in ("move", "move_back"):
-        method = getattr(coupling.AffineCoupling, name)
-
-        def flipped(self, x, params, method=method):
-            z, contrib = method(self, x, params)
-            return z, -contrib
-
-        mp.setattr(coupling.AffineCoupling, name, flipped)
-
-
-def forgotten_log_q(mp):
-    """Augment contributes nothing."""
-    original = Slice.inverse
-    mp.setattr(Slice, "inverse", lambda self, z: (lambda x, c: (x, 0 * c))(*original(self, z)))
-
-
-def posterior_slope_sign(mp):
-    mp.setattr(gap.ScalarANF, "k", property(lambda self: -self.c / (self.c**2 + self.d**2)))
 
 
 FAULTS = {

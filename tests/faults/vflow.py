@@ -5,8 +5,9 @@ name -> (claims that must fail, what to plant in the library, edit of the chapte
 
 from __future__ import annotations
 
+from planted import forgotten_log_q, log_det_sign, posterior_slope_sign
+
 from augflow_mini import coupling, gap, tables
-from augflow_mini.augment import Slice
 
 NOTEBOOK = "05_vflow.ipynb"
 
@@ -15,23 +16,10 @@ def _minus_contrib(method):
     return lambda *args: (lambda z, contrib: (z, -contrib))(*method(*args))
 
 
-def log_det_sign(mp):
-    """A coupling contributes minus its log-scales, in both directions."""
-    for name in ("move", "move_back"):
-        wrong = _minus_contrib(getattr(coupling.AffineCoupling, name))
-        mp.setattr(coupling.AffineCoupling, name, wrong)
-
-
 def log_det_sign_backwards(mp):
     """Only the inverse coupling, a decoder, has the wrong sign."""
     wrong = _minus_contrib(coupling.AffineCoupling.move_back)
     mp.setattr(coupling.AffineCoupling, "move_back", wrong)
-
-
-def forgotten_log_q(mp):
-    """Augment contributes nothing."""
-    original = Slice.inverse
-    mp.setattr(Slice, "inverse", lambda self, z: (lambda x, c: (x, 0 * c))(*original(self, z)))
 
 
 def gap_sign(mp):
@@ -48,10 +36,6 @@ def bound_that_does_not_tighten(mp):
     """E[L_K] stays the ELBO for every K."""
     original = gap.expected_iw_bound
     mp.setattr(gap, "expected_iw_bound", lambda log_w, mass, k: original(log_w, mass, 1))
-
-
-def posterior_slope_sign(mp):
-    mp.setattr(gap.ScalarANF, "k", property(lambda self: -self.c / (self.c**2 + self.d**2)))
 
 
 def ledger_ignores_the_posterior(mp):
