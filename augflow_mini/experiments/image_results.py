@@ -88,9 +88,9 @@ def _moments(t: Tensor) -> Tensor:
 def probe(flow: Flow, setup: Setup, train: Tensor, valid: Tensor, *, seed: int) -> dict:
     """The reuse probe on the trained model, and on the same model before training."""
     device = next(flow.parameters()).device
-    few, fewer = (1024, 512) if device.type == "cuda" else (128, 64)
+    few, fewer = setup.probe_images
     x, x_test = train[:few].to(device), valid[:fewer].to(device)
-    options = {} if device.type == "cuda" else {"steps": 30, "batch": 32}
+    options = {"steps": setup.probe_steps, "batch": min(128, few // 4)}
     with torch.compiler.set_stance("force_eager"):
         trained = reuse(flow, x, x_test, **options)
         untrained = reuse(prepare(setup, train, seed=seed, device=device), x, x_test, **options)
