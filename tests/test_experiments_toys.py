@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,9 +16,9 @@ import torch
 
 from augflow_mini import Augment, Flow, InvertibleLinear, StandardNormal, count_parameters
 from augflow_mini.data import TOYS
-from augflow_mini.experiments import toy_records, toys
+from augflow_mini.experiments import toy_check, toy_records, toys
 from augflow_mini.experiments.many import fit_many, negative_iw_bound
-from augflow_mini.experiments.record import multiply_adds
+from augflow_mini.experiments.record import LIMIT, RECORDS, load_record, multiply_adds, seal
 from augflow_mini.experiments.toy_jobs import Job, Tuning, suite
 from augflow_mini.experiments.toy_measure import integrate, measure, points, steepness
 from augflow_mini.experiments.toy_models import Model
@@ -191,6 +196,46 @@ def test_runner_resumes_with_the_same_rows(tmp_path):
     assert list(toys.read_rows(tmp_path / "rest" / toys.FILE)) == ["two_modes/a", "two_modes/b"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the fault is planted by forking")
+def test_a_run_killed_three_times_ends_as_an_uninterrupted_one(tmp_path):
+    """SIGKILL at random steps, to the runner and its worker: no clean-up, no last word."""
+    grid = Tuning(rates=(1e-2,), last_gains=(0.01, 1.0), hidden=(2,), steps=4)
+    jobs = [
+        replace(TINY, name=f"two_modes/{i}", tuning=grid, keep=True, seeds=(2 * i, 2 * i + 1))
+        for i in range(4)
+    ]
+    each = grid.steps + TINY.steps  # training steps of one job
+    whole = toys.run_all(jobs, tmp_path / "whole", workers=1)
+    context, done = multiprocessing.get_context("fork"), []
+    for kill in torch.randint(each, 2 * each, (3,), generator=torch.Generator().manual_seed(2)):
+        taken, original = context.Value("i", 0), torch.autograd.grad
+
+        def step(*args, kill=int(kill), taken=taken, original=original):
+            taken.value += 1
+            if taken.value == kill:  # in the worker: its runner dies, then it
+                os.kill(os.getppid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args)
+
+        def run(step=step):
+            torch.autograd.grad = step  # in this process only
+            toys.run_all(jobs, tmp_path / "killed", workers=1)
+
+        runner = context.Process(target=run)
+        runner.start()
+        runner.join()
+        assert runner.exitcode == -signal.SIGKILL
+        done.append(len(toys.read_rows(tmp_path / "killed" / toys.FILE)))
+    assert done == [1, 2, 3]  # each kill came in the middle of the next job
+    again = toys.run_all(jobs, tmp_path / "killed", workers=1)
+    for name, row in whole.items():
+        one, other = (
+            {k: v for k, v in json.loads(json.dumps(r)).items() if "seconds" not in k}
+            for r in (row, again[name])
+        )
+        assert one == other  # every number, the weights and the curve, bit for bit
+
+
 def test_runner_keeps_to_its_budget_and_survives_a_failure(tmp_path, capsys):
     broken = replace(TINY, name="two_modes/broken", model=replace(TINY.model, recipe="none"))
     long = replace(TINY, name="two_modes/long", steps=10**7)
@@ -233,3 +278,77 @@ def test_records_carry_intervals_and_weights(tmp_path, monkeypatch):
 def test_t_interval_against_a_table():
     found = toy_records.paired([1.0, 2.0, 3.0, 4.0, 5.0])
     assert abs(found["high"] - 3 - 2.776445 * math.sqrt(2.5 / 5)) < 1e-5
+
+
+# ---- what is recorded -----------------------------------------------------------------------
+
+GROUPS = [p.stem for p in sorted(toy_records.FOLDER.glob("*.json")) if p.stem in toy_records.ABOUT]
+
+
+def test_the_suites_records_are_in_order():
+    """Seals and definitions of all; the weights of the 1-D models measured again."""
+    cheap = [p.stem for p in toy_records.FOLDER.glob("two_modes-*.json")]
+    found = dict(toy_check.check(weights=cheap))
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
+    assert set(cheap) <= found.keys() and len(cheap) >= 4
+
+
+def test_the_suites_records_are_small():
+    files = [p for p in RECORDS.rglob("*") if p.is_file()]
+    assert max(p.stat().st_size for p in files) <= LIMIT
+    assert sum(p.stat().st_size for p in files) <= 20 * 1024**2
+
+
+def test_each_recorded_run_took_less_than_three_minutes_and_all_less_than_six_hours():
+    cells = [c for g in GROUPS for c in toy_records.load_toys(g)["cells"].values()]
+    assert max(c["cpu_seconds"] for c in cells) < 180
+    assert sum(c["cpu_seconds"] for c in cells) < 6 * 3600
+
+
+def test_edited_records_are_found(tmp_path):
+    """A number changed by hand; one changed and sealed anew; weights of another seed."""
+    source = toy_records.FOLDER
+    for name in ("two_modes", "two_modes-anf-n1"):
+        for path in source.glob(f"{name}.*"):
+            shutil.copy(path, tmp_path)
+    assert dict(toy_check.check(tmp_path)) == {"two_modes": [], "two_modes-anf-n1": []}
+
+    def edit(name, change):
+        path = tmp_path / f"{name}.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    edit("two_modes", lambda r: r["cells"]["two_modes/anf-n1"]["metrics"]["nll"].update(mean=1.41))
+
+    def forge(record):
+        record["nll"] -= 0.01
+        record["seal"] = seal(record)
+
+    edit("two_modes-anf-n1", forge)
+    found = dict(toy_check.check(tmp_path))
+    assert "was changed after it was written" in found["two_modes"][0]
+    assert "the weights give an NLL of" in found["two_modes-anf-n1"][0]
+    with pytest.raises(ValueError, match="was changed after"):
+        load_record("two_modes", folder=tmp_path)
+
+
+def test_a_recorded_job_is_reproduced_from_scratch(capsys):
+    with pytest.raises(SystemExit) as status:
+        toys.main(["reproduce", "two_modes/affine-1d-c1"])
+    said = capsys.readouterr().out
+    assert status.value.code == 0 and "about 0." in said.splitlines()[0] and "agrees: NLL" in said
+
+
+def test_a_run_that_is_off_its_record_is_reported(tmp_path, monkeypatch, capsys):
+    job = replace(TINY, name="two_modes/off")
+    row = run_job(job)
+    row["nll"] = [v + 0.5 for v in row["nll"]]
+    (tmp_path / "rows").write_text(json.dumps(row) + "\n")
+    monkeypatch.setattr(toys, "suite", lambda: [job])
+    monkeypatch.setattr(toy_records, "suite", lambda: [job])
+    monkeypatch.setattr(toy_records, "FOLDER", tmp_path)
+    toy_records.collect(tmp_path / "rows", tmp_path)
+    with pytest.raises(SystemExit) as status:
+        toys.main(["reproduce", job.name])
+    assert status.value.code == 1 and "is recorded, allowed" in capsys.readouterr().out

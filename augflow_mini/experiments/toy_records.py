@@ -44,7 +44,7 @@ METRICS = (
     "var_entropy_form",
     "elbo_se",
 )
-DROPPED = ("job", "group", "run_on", "spec", "chosen", "curve", "weights")
+DROPPED = ("job", "group", "run_on", "chosen", "curve", "weights")
 
 
 def collect(rows: str | os.PathLike, folder: str | os.PathLike | None = None) -> list[Path]:
@@ -101,22 +101,21 @@ def _machines(rows: Iterable[dict]) -> list[dict]:
 def cell(row: dict) -> dict:
     """A row as it stands in a record: configuration, and metrics as mean, sd and each seed."""
     out = {k: v for k, v in row.items() if k not in METRICS and k not in DROPPED}
-    spec = row["spec"]
-    out |= {
-        "toy": spec["toy"],
-        "steps": spec["steps"],
-        "batch": spec["batch"],
-        "train_k": spec["train_k"],
-        "model": row.get("chosen", spec["model"]),
-    }
-    out["metrics"] = {}
+    out |= {"model": row.get("chosen", row["spec"]["model"]), "metrics": {}}
     for name in METRICS:
         values = row.get(name)
         if values and all(v is not None and math.isfinite(v) for v in values):
             out["metrics"][name] = summary([round(v, 6) for v in values])
         elif values and any(v is not None for v in values):
             out.setdefault("not_finite", {})[name] = [str(v) for v in values]
+    found = {k: out["metrics"][k] for k in ("nll", "gap") if k in out["metrics"]}
+    out["tolerance"] = {k: round(tolerance(m), 6) for k, m in found.items()}
     return {k: v for k, v in out.items() if v != []}
+
+
+def tolerance(metric: dict) -> float:
+    """How far the mean over S seeds may be off when run again: as if the seeds were new ones."""
+    return 0.002 + 3 * metric["sd"] * math.sqrt(2 / len(metric["each"]))
 
 
 # ---- paired differences ---------------------------------------------------------------------
@@ -211,11 +210,23 @@ def load_toys(group: str) -> dict:
     return load_record(group, folder=FOLDER)
 
 
-def load_toy_model(job: str) -> Flow:
+def recorded_cell(job: str, folder: Path | None = None) -> dict:
+    """What is recorded of one job.
+
+    Raises:
+        ValueError: the suite's records do not hold it.
+    """
+    record = load_record(job.split("/")[0], folder=folder or FOLDER)
+    if job not in record["cells"]:
+        raise ValueError(f"{job} is not recorded; there are: {', '.join(record['cells'])}")
+    return record["cells"][job]
+
+
+def load_toy_model(job: str, *, folder: Path | None = None) -> Flow:
     """The trained flow of a job that kept its weights, for example 'two_modes/anf-n5'."""
-    name = weights_name(job)
-    flow = Model(**load_record(name, folder=FOLDER)["model"]).build(0)
-    flow.load_state_dict(load_weights(name, folder=FOLDER))
+    name, folder = weights_name(job), folder or FOLDER
+    flow = Model(**load_record(name, folder=folder)["model"]).build(0)
+    flow.load_state_dict(load_weights(name, folder=folder))
     return flow.eval()
 
 
@@ -226,4 +237,13 @@ def table(group: str, metric: str = "nll") -> list[tuple[str, float, float | Non
     return [(n, m["mean"], m["sd"]) for n, m in rows if m is not None]
 
 
-__all__ = ["cell", "collect", "differences", "load_toy_model", "load_toys", "paired", "table"]
+__all__ = [
+    "cell",
+    "collect",
+    "differences",
+    "load_toy_model",
+    "load_toys",
+    "paired",
+    "recorded_cell",
+    "table",
+]

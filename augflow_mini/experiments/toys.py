@@ -4,6 +4,8 @@
     python -m augflow_mini.experiments.toys run two_modes/anf-n3
     python -m augflow_mini.experiments.toys run-all --workers 2 --out toys-out
     python -m augflow_mini.experiments.toys collect toys-out/toys.jsonl
+    python -m augflow_mini.experiments.toys reproduce two_modes/affine-1d-c1
+    python -m augflow_mini.experiments.toys check
 
 Every job runs in a process and on a thread of its own and starts from its seeds, so its result
 does not depend on the others. Finished jobs are lines of `toys.jsonl`; a run that is stopped goes
@@ -22,6 +24,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
+from fnmatch import fnmatch
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -174,6 +177,36 @@ def _work(job: Job, pipe: Connection) -> None:
         pipe.send({"error": f"{type(error).__name__}: {error}\n{traceback.format_exc()}"})
 
 
+def _reproduce(patterns: Sequence[str]) -> int:
+    from .toy_check import reproduce
+    from .toy_records import recorded_cell
+
+    jobs = [j for j in suite() if any(fnmatch(j.name, p) for p in patterns)]
+    if not jobs:
+        find(patterns[0])  # names what is near
+    seconds = sum(recorded_cell(j.name)["cpu_seconds"] for j in jobs)
+    say(f"{len(jobs)} job(s), about {seconds / 60:.1f} min on one CPU thread")
+    failed = 0
+    for job in jobs:
+        came, wrong = reproduce(job)
+        failed += bool(wrong)
+        mean = came["metrics"]["nll"]["mean"]
+        allowed = recorded_cell(job.name)["tolerance"]["nll"]
+        text = "; ".join(wrong) or f"agrees: NLL {mean:.4f} (within {allowed:.4f} of the record)"
+        say(f"{job.name}  {came['cpu_seconds']:.0f} CPU s  {text}")
+    return 1 if failed else 0
+
+
+def _check() -> int:
+    from .toy_check import check
+
+    failed = 0
+    for name, wrong in check():
+        failed += bool(wrong)
+        say(f"{name:28s} {'; '.join(wrong) or 'in order'}")
+    return 1 if failed else 0
+
+
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
@@ -198,6 +231,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     collect = sub.add_parser("collect", help="rows -> records")
     collect.add_argument("rows")
     collect.add_argument("--to", help="folder; default: the package's records")
+    again = sub.add_parser("reproduce", help="run recorded jobs from scratch and compare")
+    again.add_argument("names", nargs="+", help="names or patterns, as 'two_modes/*'")
+    sub.add_parser("check", help="verify the records: seal, definition, weights")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the daemonic workers, too
     if args.command == "list":
@@ -213,11 +249,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif args.command == "run-all":
         jobs = [j for j in suite() if j.name.startswith(args.only)]
         run_all(jobs, args.out, workers=args.workers, budget=args.budget_seconds, have=args.have)
-    else:
+    elif args.command == "collect":
         from .toy_records import collect as write  # reads results only; not needed to make them
 
         for path in write(args.rows, args.to):
             say(f"{path}  {path.stat().st_size / 1024:.0f} KiB")
+    elif args.command == "reproduce":
+        sys.exit(_reproduce(args.names))
+    else:
+        sys.exit(_check())
 
 
 if __name__ == "__main__":
