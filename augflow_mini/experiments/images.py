@@ -4,10 +4,13 @@
     python -m augflow_mini.experiments.images train cifar10-3ch cifar10-4ch cifar10-6ch --seeds 0
     torchrun --nproc-per-node 2 -m augflow_mini.experiments.images train cifar10-6ch-4M
     python -m augflow_mini.experiments.images timing cifar10-6ch
+    python -m augflow_mini.experiments.images codecs small-3ch mnist-vae
+    python -m augflow_mini.experiments.images collect small-3ch small-4ch small-6ch
 
 Several runs in one `train` are processes of their own, side by side on the device. Under
 `torchrun` one run is shared by all processes. A run leaves in `--out`: its checkpoint (`.ckpt`),
-the curve (`.csv`), the result (`.json`) and the averaged weights (`.pt`).
+the curve (`.csv`), the result (`.json`) and the averaged weights (`.pt`); `collect` seals
+the runs of one experiment as a record of the library. `codecs` measures PNG and WebP on its images.
 """
 
 from __future__ import annotations
@@ -34,9 +37,11 @@ from ..flow import Flow
 from ..nets import count_parameters
 from ..train import ema_weights, fit
 from ..trainer import rank
+from .image_records import FOLDER, codec_bits, collect
 from .image_results import KIND, evaluate, probe, provenance, save, say, show
 from .image_setups import Setup, load, prepare, setups
 from .image_speed import MODES, fast_loss, measure
+from .record import write_record
 
 
 def run(
@@ -186,7 +191,7 @@ def main() -> int:
     """Exit 0 when every run finished, 3 when one stopped at its budget."""
     known = setups()
     parser = argparse.ArgumentParser(prog="augflow_mini.experiments.images", description=__doc__)
-    parser.add_argument("what", choices=["list", "train", "timing"])
+    parser.add_argument("what", choices=["list", "train", "timing", "codecs", "collect"])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/images"))
@@ -221,6 +226,12 @@ def main() -> int:
         return 0
     if args.what == "timing":
         return timing(chosen, args)
+    if args.what == "codecs":
+        return codecs(chosen)
+    if args.what == "collect":
+        for path in collect(args.out, args.names):
+            say(f"wrote {path}")
+        return 0
     began = time.perf_counter()
     runs = [(name, seed) for name in chosen for seed in args.seeds]
     if len(runs) > 1 and "RANK" not in os.environ:
@@ -243,6 +254,18 @@ def main() -> int:
     if dist.is_initialized():
         dist.destroy_process_group()
     return 0 if finished else 3
+
+
+def codecs(chosen: dict[str, Setup]) -> int:
+    """Bits/dim of PNG and WebP on 1024 validation images of each data set, as sealed records."""
+    for setup in {(s.data, s.shape): s for s in chosen.values()}.values():
+        images = load(setup)[1][:1024]
+        c, h, w = setup.shape
+        content = {
+            "images": len(images), "sha256": tensor_sha256(images), "bits": codec_bits(images)
+        }  # fmt: skip
+        say(f"wrote {write_record(f'codecs-{setup.data}-{c}x{h}x{w}', content, folder=FOLDER)}")
+    return 0
 
 
 def timing(chosen: dict[str, Setup], args: argparse.Namespace) -> int:

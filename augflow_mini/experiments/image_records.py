@@ -1,0 +1,150 @@
+"""Runs of the image experiments -> sealed records: means over seeds, curves, the probe, weights."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import load_tensors
+from ..flow import Flow
+from .image_models import build
+from .image_results import KIND
+from .record import RECORDS, load_record, load_weights, summary, write_record
+
+FOLDER = RECORDS / "images"
+SAME = ("setup", "parameters", "train_sha256", "mode", "amp")  # what the seeds of a record share
+
+
+def collect(
+    runs: str | os.PathLike, names: Sequence[str], folder: str | os.PathLike | None = None
+) -> list[Path]:
+    """Write one record for each experiment, over all seeds found, with the first one's weights.
+
+    Args:
+        runs: folder that `train` wrote.
+        names: experiments; each needs at least one finished run.
+        folder: where; the library's `records/images` by default.
+
+    Raises:
+        ValueError: no finished run of a name, or seeds with different settings or data.
+    """
+    runs, folder, paths = Path(runs), Path(folder or FOLDER), []
+    for name in names:
+        files = sorted(runs.glob(f"{name}-s*.json"), key=lambda p: int(p.stem.rsplit("-s", 1)[1]))
+        if not files:
+            raise ValueError(f"{runs} holds no finished run of {name!r}; run `train {name}` first")
+        results = [json.loads(f.read_text()) for f in files]
+        for key in SAME:
+            if any(r[key] != results[0][key] for r in results):
+                raise ValueError(
+                    f"{name}: its runs in {runs} differ in {key!r}, so they cannot be averaged; "
+                    "keep those of one setting"
+                )
+        state = load_tensors(files[0].with_suffix(".pt"), kind=KIND)["state"]
+        folder.mkdir(parents=True, exist_ok=True)
+        paths.append(write_record(name, _content(results), weights=state, folder=folder))
+    return paths
+
+
+def _content(results: list[dict]) -> dict:
+    keys = [k for k in ("elbo", "bound", "elbo_se", "bound_se", "ess", "var_log_weight")
+            if k in results[0]["valid"]]  # fmt: skip
+    content = {
+        **{key: results[0][key] for key in SAME},
+        "train_images": results[0]["train_images"],
+        "seeds": [r["seed"] for r in results],
+        "metrics": {k: summary([r["valid"][k] for r in results]) for k in keys},
+        "images": {k: results[0]["valid"].get(f"{k}_images") for k in ("elbo", "bound")},
+        "k": results[0]["valid"].get("k", 1),
+        "curves": [r["curve"] for r in results],
+        "skipped_steps": [r["skipped"] for r in results],
+        "seconds": summary([r["seconds"] for r in results]),
+        "step_ms": summary([r["step_ms"] for r in results]),
+        "peak_mib": results[0]["peak_mib"],
+        "weights_of_seed": results[0]["seed"],
+        "run_on": [r["provenance"] for r in results],
+    }
+    if "probe" in results[0]:
+        content["probe"] = [r["probe"] for r in results]
+    return content
+
+
+def load_images_record(name: str) -> dict:
+    """The sealed record of an image experiment.
+
+    Raises:
+        ValueError: there is no such record, or it was changed after it was written.
+    """
+    return load_record(name, folder=FOLDER)
+
+
+def load_images_model(name: str) -> Flow:
+    """The recorded model of an image experiment (first seed, averaged weights), on the CPU.
+
+    Raises:
+        ValueError: there is no such record, or its files were changed.
+    """
+    setup = load_images_record(name)["setup"]
+    flow = build(setup["model"], tuple(setup["shape"]), **setup["options"])
+    flow.load_state_dict(load_weights(name, folder=FOLDER))
+    return flow.eval()
+
+
+def probe_means(record: dict, which: str, lag: int) -> list[float]:
+    """R^2 of the probe, averaged over the couplings, for each seed.
+
+    Args:
+        record: of an experiment with a probe.
+        which: 'trained' or 'untrained', the control.
+        lag: 0, from what the coupling itself passes on; 1, from what the next one does.
+    """
+    means = []
+    for seed in record["probe"]:
+        values = [row["r2"] for row in seed[which] if row["lag"] == lag]
+        means.append(math.fsum(values) / len(values))
+    return means
+
+
+def codec_bits(images: Tensor) -> dict[str, float]:
+    """Bits per dimension of lossless PNG and WebP, each image a file, and all images one mosaic.
+
+    Args:
+        images: (n, C, H, W) uint8, C = 1 or 3, n a square.
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    from PIL import Image
+
+    side = math.isqrt(len(images))
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"codec_bits: got {images.dtype} of shape {tuple(images.shape)}, expected uint8 "
+            "(n, 1 or 3, H, W)"
+        )
+    if side * side != len(images):
+        raise ValueError(f"codec_bits: {len(images)} images make no square; take {side * side}")
+
+    def size(image: Tensor, kind: str) -> int:
+        array = image.permute(1, 2, 0).contiguous().numpy()
+        file = io.BytesIO()
+        options = {"png": {"optimize": True}, "webp": {"lossless": True, "quality": 100}}[kind]
+        Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(
+            file, kind.upper(), **options
+        )
+        return len(file.getvalue())
+
+    n, c, h, w = images.shape
+    mosaic = images.view(side, side, c, h, w).permute(2, 0, 3, 1, 4).reshape(c, side * h, side * w)
+    bits = 8 / images.numel()
+    return {
+        **{kind: bits * sum(size(image, kind) for image in images) for kind in ("png", "webp")},
+        **{f"{kind} of the mosaic": bits * size(mosaic, kind) for kind in ("png", "webp")},
+    }
