@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Files of the frame: they name no repository on GitHub but the book's own.
 FRAME = ("_config.yml", "README.md", "CONTRIBUTING.md", "CITATION.cff", "pyproject.toml")
 FRAME += ("book/intro.md", "book/how_to_use.md", "book/ko/*.md")
