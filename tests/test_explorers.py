@@ -16,6 +16,7 @@ import augflow_mini as am
 from augflow_mini.explorers import (
     Explorer,
     GapExplorer,
+    KSamplesExplorer,
     MixtureExplorer,
     export_flow,
     import_flow,
@@ -386,6 +387,7 @@ def _mixture(**traits: object) -> MixtureExplorer:
 
 
 WIDGETS = {"gap": GapExplorer, "mixture": _mixture}
+WIDGETS["k samples"] = KSamplesExplorer
 
 
 @pytest.mark.parametrize("name", WIDGETS)

@@ -1,0 +1,209 @@
+"""The explorers of chapters 2 and 3: K samples, floors, the joint after every half-step."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from test_explorers import LOAD, D, difference, show, status  # noqa: F401  (show is a fixture)
+
+from augflow_mini.bounds import LogWeights
+from augflow_mini.explorers import KSamplesExplorer
+from augflow_mini.explorers.base import source
+from augflow_mini.explorers.draws import normals, uniforms
+from augflow_mini.gap import LinearGaussian, ScalarANF
+
+SEEDS = (1, 2, 3, 4, 5)
+
+
+@pytest.fixture(scope="module")
+def engine(chromium):
+    """engine(file, ...) opens an empty page with these files as the module `M`."""
+    context = chromium.new_context()
+    context.route("**/*", lambda r: r.fulfill(body="<!doctype html>", content_type="text/html"))
+    page = context.new_page()
+    page.goto("http://explorers.test/")
+
+    def load(*files: str, fault: tuple[str, str] = ("", "")):
+        text = source(*files)
+        assert fault[0] in text, "the module has changed: plant the fault anew"
+        page.evaluate(LOAD, text.replace(*fault) if fault[0] else text)
+        return page
+
+    yield load
+    context.close()
+
+
+# ---------------------------------------------------------------- draws
+
+
+def test_draws_are_the_same_in_page_and_python(engine):
+    page = engine("draws.js")
+    for seed in (0, 1, 99, 1099):
+        assert (
+            page.evaluate("(s) => [...M.uniforms(s, 1000)]", seed) == uniforms(seed, 1000).tolist()
+        )
+        assert (
+            difference(page.evaluate("(s) => [...M.normals(s, 1001)]", seed), normals(seed, 1001))
+            < 1e-12
+        )
+
+
+def test_draws_look_random():
+    for seed in SEEDS:
+        e = normals(seed, 20_000)
+        assert stats.kstest(e.numpy(), "norm").pvalue > 1e-3
+        lagged = torch.corrcoef(
+            torch.stack([e[:-1], e[1:], e[1:].abs(), normals(seed + 1, 19_999)])
+        )
+        assert (lagged - torch.eye(4)).abs().max() < 0.06 + lagged[1, 2].abs()
+
+
+# ---------------------------------------------------------------- K samples
+
+
+K_SAMPLES = ("arrays.js", "closed_form.js", "draws.js", "base.js", "plot.js", "k_samples.js")
+AT_STATE = """([a, b, c, d, x, log2K, seed]) => {
+  const model = { a, b, c, d }, at = M.scalarAnf(model, x), e = M.normals(seed, 40 * 1024);
+  const { value, ess } = M.running(e.subarray(0, 1024).map((v) => M.logRatio(at, v)))[log2K];
+  const s = M.sandwich(model, M.normals(seed + 1000, 200 * 1026), log2K);
+  return [at.logProb + value, ess, s.lower, s.truth, s.upper, s.lowerSe, s.upperSe];
+}"""
+KEYS = ("bound", "ess", "lower", "truth", "upper", "lower_se", "upper_se")
+STATES = [
+    (0.7, 1.0, 4, 1),
+    (0.2, 2.0, 10, 2),
+    (1.2, -3.0, 7, 3),
+    (0.48, 0.0, 0, 4),
+    (0.3, -1.0, 9, 5),
+]
+
+
+def k_samples_difference(page) -> float:
+    """Largest relative difference between page and torch, for the same draws."""
+    worst = 0.0
+    for a, x, log2_k, seed in STATES:
+        widget = KSamplesExplorer(a=a, x=x, log2_k=log2_k, seed=seed)
+        found = page.evaluate(AT_STATE, [a, widget.b, widget.c, widget.d, x, log2_k, seed])
+        computed = widget.compute()  # through the layers and LogWeights
+        expected = torch.tensor([computed[key] for key in KEYS], dtype=D)
+        worst = max(worst, difference(found, expected))
+    return worst
+
+
+def test_k_samples_equal_torch_for_the_same_draws(engine):
+    assert k_samples_difference(engine(*K_SAMPLES)) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("Math.log(this.sum / this.K)", "Math.log(this.sum)"),
+        ("this.squares * shrink * shrink", "this.squares * shrink"),
+        ("0.5 * (e * e - (e - mean)", "0.5 * (-e * e - (e - mean)"),
+        ("own = (z - b * x) / a", "own = (z + b * x) / a"),
+        ("if (k < K - 1) withOwn.add(l)", "withOwn.add(l)"),
+        ("Math.sqrt(spread / n)", "Math.sqrt(spread)"),
+    ],
+    ids=lambda fault: fault[1],
+)
+def test_a_fault_in_k_samples_is_seen(engine, fault):
+    assert not k_samples_difference(engine(*K_SAMPLES, fault=fault)) < 1e-10
+
+
+def test_any_weights_give_the_librarys_bound_and_ess(engine):
+    """Also where weights differ by more than a double's range."""
+    torch.manual_seed(0)
+    page = engine(*K_SAMPLES)
+    for scale in (0.1, 3.0, 400.0):
+        log_w = scale * torch.randn(1024, dtype=D)
+        got = page.evaluate(
+            "(w) => M.running(w).map(({ value, ess }) => [value, ess])", log_w.tolist()
+        )
+        for j, (value, ess) in enumerate(got):
+            at = LogWeights().add(log_w[: 2**j, None]).bound()
+            assert difference([value, ess], torch.stack([at.value[0], at.ess[0]])) < 1e-10
+
+
+def test_infinite_variance_is_flagged_exactly_where_it_is(engine):
+    """Var w is infinite iff the precision of p(e | x) is at most 1/2; read off the layers."""
+    torch.manual_seed(0)
+    states = [(*row[:4].tolist(), row[4].item()) for row in torch.rand(300, 5, dtype=D)]
+    states = [(0.15 + a, 3 * b - 1, 4 * c - 2, 0.1 + 2 * d, 4 * x - 2) for a, b, c, d, x in states]
+    flags = engine(*K_SAMPLES).evaluate(
+        "(all) => all.map(([a, b, c, d, x]) => M.infiniteVariance(M.scalarAnf({ a, b, c, d }, x)))",
+        states,
+    )
+    expected = []
+    for a, b, c, d, x in states:
+        _, precision = LinearGaussian.from_flow(ScalarANF(a, b, c, d).flow()).posterior(
+            torch.tensor([[x]], dtype=D)
+        )
+        expected.append(precision.item() <= 0.5)
+    assert 50 < sum(expected) < 250
+    assert flags == expected
+
+
+def test_infinite_variance_is_what_the_integral_does():
+    """The second moment of w over [-R, R] settles on one side of the line and grows on the other."""
+    for a, infinite in ((0.36, False), (0.32, True)):
+        widget, moments = KSamplesExplorer(a=a), []
+        for reach in (15, 30):
+            e = torch.linspace(-reach, reach, 20_001, dtype=D)
+            log_w = widget._weigh(torch.full_like(e, 1.0), e)
+            terms = 2 * log_w - 0.5 * e * e
+            moments.append(torch.logsumexp(terms, 0).item() + math.log(reach))
+        assert widget.compute()["infinite"] is infinite
+        assert (moments[1] - moments[0] > 1) is infinite
+
+
+def test_k_samples_page_shows_what_torch_computes_and_says_which_variance(show):  # noqa: F811
+    widget = KSamplesExplorer()
+    page = show(widget)
+    assert "the weights have finite variance" in status(page)
+    moves = {"samples": 3 * ["ArrowRight"], "seed": 2 * ["ArrowRight"], "scale": ["Home"]}
+    for name, keys in moves.items():
+        for key in keys:
+            page.get_by_role("slider", name=name).press(key)
+        values = page.locator("input").evaluate_all("all => all.map((e) => Number(e.value))")
+        widget.x, widget.a, widget.log2_k, widget.seed = (
+            values[0],
+            values[1],
+            *map(int, values[2:]),
+        )
+        text = status(page)
+        for key in ("log_prob", "bound", "expected", "gap_k"):
+            assert f"{widget.computed[key]:.4f}" in text, (name, key, text)
+        assert f"{-widget.computed['log_prob']:.4f}" in text  # the NLL stands beside the gap
+        assert f"{widget.computed['ess']:.1f}" in text
+    assert widget.a == 0.2
+    assert "the weights have infinite variance" in status(page)
+
+
+def test_lessons_of_k_samples():
+    """Said in the chapter; here over five seeds of 40 runs each.
+
+    The mean bound rises with K and stays below log p(x); with finite variance the effective sample
+    size grows like K, with infinite variance it does not; own samples enclose log p(x).
+    """
+    for seed in SEEDS:
+        found = {k: KSamplesExplorer(seed=seed, log2_k=k).compute() for k in (0, 4, 10)}
+        means = [found[k]["mean"] for k in (0, 4, 10)]
+        assert means[0] < means[1] and found[0]["expected"] < found[4]["expected"]
+        error = found[10]["sd"] / math.sqrt(40)
+        assert means[2] < found[10]["log_prob"] + 3 * error
+        share = {}
+        for a in (0.7, 0.2):
+            at = [KSamplesExplorer(a=a, x=2.0, seed=seed, log2_k=k) for k in (5, 10)]
+            runs = [
+                LogWeights().add(w.log_weights()[: w.k]).bound().ess.median() / w.k for w in at
+            ]
+            share[a] = (runs[1] / runs[0]).item()
+        assert share[0.7] > 0.6 and share[0.2] < 0.6, share
+        for k in (0, 4):
+            at = found[k]
+            assert at["lower"] < at["truth"] + 3 * at["lower_se"]
+            assert at["upper"] > at["truth"] - 3 * at["upper_se"]
+        assert found[0]["lower"] < found[0]["truth"] < found[0]["upper"]
