@@ -129,7 +129,8 @@ export function mount({ model, el }, { key, label, pictures, buttons = [], trait
   el.append(
     h("div", { class: "afx-pictures" }, ...pictures.map((picture) => figure(page, picture))),
     page.status,
-    h("div", { class: "afx-controls" }, ...inputs.map((input) => control(page, input, onModel))),
+    h("div", { class: "afx-controls" },
+      ...inputs.filter(({ hidden }) => !hidden).map((input) => control(page, input, onModel))),
     h("div", { class: "afx-buttons" }, ...all.map((action) => button(page, action))));
 
   const fromAddress = () => {

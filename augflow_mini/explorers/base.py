@@ -45,6 +45,7 @@ class Explorer(anywidget.AnyWidget):
     `alt` and `controls`, and writes `compute` and `picture`. A control is a synced trait with a
     label: a `Float` or `Int` with `min`, `max` and a step becomes a slider, a `Unicode` a choice
     among `options`. Setting a trait outside that range is a `TraitError` that names the range.
+    A control tagged `hidden` has no input: buttons move it; link and reset carry it all the same.
 
     Traits:
         inputs: the controls as the page builds them; made from the traits named in `controls`.
@@ -85,6 +86,8 @@ class Explorer(anywidget.AnyWidget):
     def _control(self, name: str) -> dict[str, Any]:
         trait = self.traits()[name]
         control = {"name": name, "label": trait.metadata["label"], "start": getattr(self, name)}
+        if trait.metadata.get("hidden"):
+            control["hidden"] = True
         if isinstance(trait, traitlets.Unicode):
             return {**control, "options": self.options(name)}
         return {**control, "min": trait.min, "max": trait.max, "step": trait.metadata["step"]}
