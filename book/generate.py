@@ -141,7 +141,9 @@ def exercises(chapter: Path) -> list[tuple[str, str, str, str | None]]:
             if kind == "markdown" and "<summary>Solution</summary>" in part:
                 heading = re.match(r"#### (.+)", part)
                 if heading is None:
-                    raise ValueError(f"{chapter.name}: a solution without a #### heading: {part[:60]}")
+                    raise ValueError(
+                        f"{chapter.name}: a solution without a #### heading: {part[:60]}"
+                    )
                 hint, solution = (_fold(part, name) for name in ("Hint", "Solution"))
                 found.append((heading[1], hint, solution, None))
         if kind == "code" and (check := re.search(r'exercises\.check\("([^"]+)"', source)):
@@ -174,7 +176,9 @@ def solutions_page() -> str:
         for heading, hint, solution, check in done:
             how = f"checked as `{check}`" if check else "without a check"
             back = f"[The task]({chapter.name}#{slug(heading)}), {how}."
-            fold = f"<details>\n<summary>Solution of {heading}</summary>\n\n{solution}\n\n</details>"
+            fold = (
+                f"<details>\n<summary>Solution of {heading}</summary>\n\n{solution}\n\n</details>"
+            )
             blocks += [f"### {heading}", back, f"**Hint.** {hint}", fold]
     return page(*blocks)
 
@@ -194,7 +198,9 @@ def faults(path: Path) -> tuple[str, dict[str, list[str]]]:
 
 def faults_page() -> str:
     tables = sorted(faults(path) for path in FAULTS.glob("*.py"))
-    places = {c["id"]: Path(c["notebook"]).stem for c in claims.gather(sorted(BOOK.glob("*.ipynb")))}
+    places = {
+        c["id"]: Path(c["notebook"]).stem for c in claims.gather(sorted(BOOK.glob("*.ipynb")))
+    }
     count = sum(len(broken) for _, broken in tables)
     blocks = [
         "# Planted faults",

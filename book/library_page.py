@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ TOOLS = {
     "Tools of this book": ("claims", "exercises", "tables", "plots", "explorers"),
 }
 WIDTH = 76  # characters of a signature's line
+HEADS = {"Args": "Arguments"}
 SECTION = re.compile(r"^(Args|Attributes|Raises|Returns):(.*)$")
 
 
@@ -55,11 +57,12 @@ class Public:
 
 def exported(module: ModuleType) -> list[Public]:
     """The names of the module that `augflow_mini` exports, in the module's own order."""
+    own = module.__name__
     return [
         Public(name, thing)
         for name, thing in vars(module).items()
-        if name in augflow_mini.__all__ and getattr(thing, "__module__", module.__name__) == module.__name__
-    ]  # fmt: skip
+        if name in augflow_mini.__all__ and getattr(thing, "__module__", own) == own
+    ]
 
 
 def tools(module: ModuleType) -> list[Public]:
@@ -71,14 +74,18 @@ def tools(module: ModuleType) -> list[Public]:
         if not name.startswith("_") and getattr(thing, "__module__", None) == module.__name__
     ]
     things = [(name, getattr(module, name)) for name in names]
-    return [Public(f"{short}.{n}", t) for n, t in things if inspect.isroutine(t) or inspect.isclass(t)]
+    return [
+        Public(f"{short}.{n}", t) for n, t in things if inspect.isroutine(t) or inspect.isclass(t)
+    ]
 
 
 def entries() -> dict[str, dict[ModuleType, list[Public]]]:
     """group -> module -> its public names."""
     load = lambda name: importlib.import_module(f"augflow_mini.{name}")  # noqa: E731
     found = {group: {load(m): exported(load(m)) for m in names} for group, names in GROUPS.items()}
-    return found | {group: {load(m): tools(load(m)) for m in names} for group, names in TOOLS.items()}
+    return found | {
+        group: {load(m): tools(load(m)) for m in names} for group, names in TOOLS.items()
+    }
 
 
 # ---- docstrings -----------------------------------------------------------------------------
@@ -112,7 +119,7 @@ def docstring(doc: str, cite: Callable[[str], str]) -> list[str]:
     for block in re.split(r"\n\s*\n", inspect.cleandoc(doc)):
         lines = block.splitlines()
         if head := SECTION.match(lines[0]):
-            out.append(f"**{head[1]}.**{escape(head[2])}")
+            out.append(f"**{HEADS.get(head[1], head[1])}.**{escape(head[2])}")
             if len(lines) > 1:
                 out.append(_list(lines[1:]))
         elif lines[0].startswith("    "):
@@ -127,16 +134,35 @@ def docstring(doc: str, cite: Callable[[str], str]) -> list[str]:
     return out
 
 
+def _value(default: object) -> str:
+    """A default as it would be typed; dots for a long one."""
+    text = getattr(default, "__name__", None) or str(default)
+    text = json.dumps(default) if isinstance(default, str) else text
+    return "..." if len(text) > 40 or text.startswith("<") else text
+
+
 def signature(name: str, thing: object) -> str:
-    """`name(arguments) -> result`, broken where it is long; no address of any object in it."""
-    text = re.sub(r"<function (\w+) at 0x\w+>", r"\1", str(inspect.signature(thing)))
-    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
-    text = text.replace("'", "").replace(" -> None", "")
-    if len(name + text) > WIDTH:
-        start, end = text.index("(") + 1, text.rindex(")", 0, text.rfind(" -> ") if " -> " in text else None)
-        arguments = re.split(r", (?![^\[(]*[\])])", text[start:end])
-        text = "(\n" + "".join(f"    {a},\n" for a in arguments) + ")" + text[end + 1 :]
-    return f"```python\n{name}{text}\n```"
+    """`name(arguments) -> result`, broken where it is long."""
+    found = inspect.signature(thing)
+    arguments, star = [], False
+    for p in found.parameters.values():
+        if p.name == "self":
+            continue
+        if p.kind is p.KEYWORD_ONLY and not star:
+            arguments.append("*")
+        star = star or p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
+        stars = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+        known = "" if p.annotation is p.empty else f": {p.annotation}"
+        default = "" if p.default is p.empty else f" = {_value(p.default)}"
+        arguments.append(f"{stars}{p.name}{known}{default}")
+    result = (
+        "" if found.return_annotation in (found.empty, None, "None") else found.return_annotation
+    )
+    after = f" -> {result}" if result else ""
+    line = f"{name}({', '.join(arguments)}){after}"
+    if len(line) > WIDTH:
+        line = f"{name}(\n" + "".join(f"    {a},\n" for a in arguments) + f"){after}"
+    return f"```python\n{line}\n```"
 
 
 def members(public: Public, cite: Callable[[str], str]) -> list[str]:
@@ -148,8 +174,7 @@ def members(public: Public, cite: Callable[[str], str]) -> list[str]:
             continue
         out.append(f"#### {public.name}.{name}")
         if not isinstance(member, property):
-            bound = member.__get__(None, public.thing)
-            out.append(signature(name, bound))
+            out.append(signature(name, member.__get__(None, public.thing)))
         out += docstring(function.__doc__, cite)
     return out
 
@@ -160,7 +185,8 @@ def members(public: Public, cite: Callable[[str], str]) -> list[str]:
 def entry(public: Public, used: str, cite: Callable[[str], str]) -> list[str]:
     out = [f"### {public.heading}"]
     if callable(public.thing):
-        out.append(signature(public.name, public.thing))
+        if not inspect.isabstract(public.thing):  # others are not made, but subclassed
+            out.append(signature(public.name, public.thing))
         out += docstring(public.thing.__doc__ or "", cite)
     else:
         keys = ", ".join(f"`{key}`" for key in public.thing)
