@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 # Augmentation: the one non-bijective pair
 from .augment import Augment, Slice
-from .bounds import ImportanceBound, LogWeights, Sandwich, bits_per_dim
+from .bounds import ImportanceBound, LogWeights, Sandwich, bits_per_dim, sandwich
 
 # Checks for readers' own layers
 from .checks import check_normalised, check_transform, randomise
@@ -127,6 +127,7 @@ __all__ = [
     "randomise",
     "realnvp",
     "realnvp_image",
+    "sandwich",
     "sum_event",
     "uniform_dequantize",
     "vae",

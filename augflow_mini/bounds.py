@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Z95 = 1.96  # of the standard normal
+TAIL_LIMIT = 0.35  # below it the estimated tail index is safely under 1/2
+
 
 @dataclass(frozen=True)
 class ImportanceBound:
@@ -113,10 +116,19 @@ class Sandwich:
 
         mean ELBO <= mean log p(x) <= mean EUBO,  EUBO = E_{p(e|x)} log w = log p(x) + KL(p||q).
 
+    With K fresh draws e_k ~ q(e | x) both sides close in: L_K from below and, with the posterior
+    draw's weight w_0 among them, U_K = log (1/(K+1)) (w_0 + sum_k w_k) from above.
+
     It says nothing about data: on data no exact posterior draw is at hand.
 
     Attributes:
         elbo, eubo: means over n samples; elbo_se, eubo_se: their standard errors; n.
+        log_p: 95 % interval of mean log p(x): from L_K less to U_K plus 1.96 standard errors.
+        gap: 95 % interval of mean log p(x) - ELBO(x), made in the same way from differences.
+        k: K.
+        tail: index t of the fresh weights' tail, P(w > c) ~ c^(-1/t), by Hill's estimator; NaN
+            where K is below 25. At t >= 1/2 their variance is infinite: more draws then hardly
+            help, and an interval may be wide.
     """
 
     elbo: float
@@ -124,6 +136,79 @@ class Sandwich:
     eubo: float
     eubo_se: float
     n: int
+    log_p: tuple[float, float] = (math.nan, math.nan)
+    gap: tuple[float, float] = (math.nan, math.nan)
+    k: int = 1
+    tail: float = math.nan
+
+    @property
+    def finite_variance(self) -> bool:
+        """Whether the weights' variance is seen to be finite; False where that cannot be known."""
+        return self.tail < TAIL_LIMIT
+
+    def __str__(self) -> str:
+        text = (
+            f"log p(x) in [{self.log_p[0]:.4f}, {self.log_p[1]:.4f}], gap in [{self.gap[0]:.4f}, "
+            f"{self.gap[1]:.4f}] nats (95 %; {self.n} samples of the model, K = {self.k})"
+        )
+        if math.isnan(self.tail):
+            return (
+                f"{text}; too few draws to know whether the weights' variance is finite: K >= 25"
+            )
+        if not self.finite_variance:
+            return (
+                f"{text}; the weights' variance is not known to be finite: their tail index is "
+                f"{self.tail:.2f}, below {TAIL_LIMIT} is safe. Widen q, or improve it"
+            )
+        return f"{text}; weights' tail index {self.tail:.2f}: finite variance"
+
+
+def sandwich(own: Tensor, fresh: Tensor) -> Sandwich:
+    """The two-sided interval of any latent-variable model, from its log-weights.
+
+    log w = log p(x, e) - log q(e | x), at n pairs (x_i, e_i) that the *model* generated.
+
+    Args:
+        own: log w at the model's own pairs, (n,).
+        fresh: log w at the same x_i and K fresh draws e ~ q(e | x_i), (K, n).
+
+    Raises:
+        ValueError: the shapes do not fit, n < 2, or a log-weight is NaN or +inf.
+    """
+    n = own.shape[0] if own.dim() else 0
+    if own.dim() != 1 or n < 2 or fresh.dim() != 2 or fresh.shape[1] != n or not len(fresh):
+        raise ValueError(
+            f"sandwich: own has shape {tuple(own.shape)}, fresh {tuple(fresh.shape)}; expected "
+            "(n,) and (K, n) with n >= 2 samples of the model and K >= 1 draws for each"
+        )
+    own, fresh = own.detach().double(), fresh.detach().double()
+    worst = torch.cat([own[None], fresh]).max()
+    if not worst < math.inf:  # NaN, too
+        raise ValueError(
+            f"sandwich: a log-weight is {worst.item()}, expected finite numbers (-inf for a weight "
+            "of 0); check log p(x, e) and log q(e | x) at the model's samples"
+        )
+    k = len(fresh)
+    below = torch.logsumexp(fresh, 0) - math.log(k)
+    above = torch.logsumexp(torch.cat([own[None], fresh]), 0) - math.log(k + 1)
+    elbo = fresh.mean(0)
+    mean = lambda t: t.mean().item()  # noqa: E731
+    se = lambda t: (t.std() / math.sqrt(n)).item()  # noqa: E731
+    interval = lambda low, high: (mean(low) - Z95 * se(low), mean(high) + Z95 * se(high))  # noqa: E731
+    return Sandwich(
+        mean(elbo), se(elbo), mean(own), se(own), n,
+        log_p=interval(below, above), gap=interval(below - elbo, above - elbo),
+        k=k, tail=_tail_index(fresh),
+    )  # fmt: skip
+
+
+def _tail_index(log_w: Tensor) -> float:
+    """Hill's estimator: how far the largest log-weights stand above the next one, on average."""
+    k = len(log_w)
+    if k < 25:
+        return math.nan
+    top = log_w.topk(int(min(k / 5, 3 * math.sqrt(k))) + 1, dim=0).values
+    return (top[:-1] - top[-1]).mean().nan_to_num(nan=math.inf).item()  # NaN: all weights 0
 
 
 def bits_per_dim(log_prob: Tensor, x: Tensor) -> Tensor:

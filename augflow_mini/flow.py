@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from .bounds import ImportanceBound, LogWeights, Sandwich
+from .bounds import ImportanceBound, LogWeights, Sandwich, sandwich
 from .distributions import Fixed
 from .transform import Chain, Transform, may_look
 
@@ -41,9 +40,7 @@ class Flow(nn.Module):
             for the answer, in a training loop over data that was checked when it was loaded.
     """
 
-    def __init__(
-        self, layers: Sequence[Transform], base: Fixed, *, validate: bool = True
-    ) -> None:
+    def __init__(self, layers: Sequence[Transform], base: Fixed, *, validate: bool = True) -> None:
         super().__init__()
         self.validate = validate
         self.chain = Chain(layers)
@@ -118,32 +115,43 @@ class Flow(nn.Module):
         return ImportanceBound(**joined, k=int(k))
 
     def _stream(self, x: Tensor, k: int, rows: int) -> ImportanceBound:
-        batch, total = x.shape[0], LogWeights()
-        per_chunk = max(1, rows // max(batch, 1))
-        while total.k < k:
-            n = min(per_chunk, k - total.k)
-            many = x.repeat(n, *[1] * (x.dim() - 1))  # (n B, ...)
-            total.add(self.log_weight(many).view(n, batch))
+        total = LogWeights()
+        for log_w in self._log_weights(x, k, rows):
+            total.add(log_w)
         return total.bound()
+
+    def _log_weights(self, x: Tensor, k: int, rows: int = 16_384) -> Iterator[Tensor]:
+        """k draws of log w for each row of x, in parts (n, B) of about `rows` numbers."""
+        batch, done = x.shape[0], 0
+        per_chunk = max(1, rows // max(batch, 1))
+        while done < k:
+            n = min(per_chunk, k - done)
+            many = x.repeat(n, *[1] * (x.dim() - 1))  # (n B, ...)
+            yield self.log_weight(many).view(n, batch)
+            done += n
 
     def sandwich(self, n: int, *, draws: int = 1) -> Sandwich:
         """Mean ELBO and mean EUBO on n samples of the model, with standard errors.
 
         The sample's own latents are exact posterior draws, so its own log-weight is an unbiased
-        EUBO; fresh draws for the same x give the ELBO. Never a bound on data.
+        EUBO; `draws` fresh ones for the same x give the ELBO and, together, a two-sided interval
+        of log p(x) and of the gap. Never a bound on data. Holds n * draws numbers.
 
         Raises:
-            ValueError: n < 2.
+            ValueError: n < 2 or draws < 1.
         """
         if n < 2:
-            raise ValueError(f"sandwich: n is {n}, expected at least 2 samples for standard errors")
+            raise ValueError(
+                f"sandwich: n is {n}, expected at least 2 samples for standard errors"
+            )
+        if int(draws) != draws or draws < 1:
+            raise ValueError(f"sandwich: draws is {draws}, expected an integer of at least 1")
         with torch.no_grad():
             z, base_log_prob = self._draw_base(n)
             x, minus_contrib = self.chain.inverse(z)
-            upper = base_log_prob - minus_contrib
-            lower = self.elbo(x, draws=draws)
-        se = lambda t: (t.std() / math.sqrt(n)).item()  # noqa: E731
-        return Sandwich(lower.mean().item(), se(lower), upper.mean().item(), se(upper), n)
+            self._check(x)
+            parts = [torch.cat([*self._log_weights(r, draws)]) for r in x.split(16_384)]
+        return sandwich(base_log_prob - minus_contrib, torch.cat(parts, dim=1))
 
     # ---- samples and codes ------------------------------------------------------------------
 
