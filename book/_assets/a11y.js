@@ -12,6 +12,13 @@
     if (title) { title.setAttribute("role", "region"); title.setAttribute("aria-label", "Book title"); }
     // docutils puts entries of role doc-biblioentry (deprecated) into a list: they are its items.
     for (const e of document.querySelectorAll(".citation-list > .citation")) e.setAttribute("role", "listitem");
+    // The contents name pages of two languages, and a Korean page has an English frame: say which is which.
+    for (const e of document.querySelectorAll(".bd-sidebar-primary, .bd-header-article, .bd-sidebar-secondary h2, footer p")) {
+      if (!e.matches(".page-facts")) e.lang = "en";
+    }
+    for (const e of document.querySelectorAll(".bd-links a, .bd-links .caption-text, .prev-next-area a")) {
+      e.lang = /[\uac00-\ud7a3]/.test(e.textContent) ? "ko" : "en";
+    }
     // What scrolls sideways must be reachable by keyboard.
     for (const e of document.querySelectorAll("div.math, .bd-article table, .cell_output pre, .highlight pre")) {
       if (e.scrollWidth > e.clientWidth) e.tabIndex = 0;
