@@ -17,6 +17,11 @@ from playwright.sync_api import Browser, Locator, Page
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 CONTROLS = "input:not([type=hidden]), select, button"
 SETTLE = 3000  # ms within which a control must show its effect
+# Runs before the page's own scripts: notes each move of something visible that no one asked for.
+SHIFTS = """window.__shift = 0;
+new PerformanceObserver((list) => {
+  for (const e of list.getEntries()) if (!e.hadRecentInput) window.__shift += e.value;
+}).observe({ type: "layout-shift", buffered: true });"""
 
 
 class Visit:
@@ -28,6 +33,7 @@ class Visit:
         self.home = urlsplit(url)
         self.context = browser.new_context(**context)
         self.page = self.context.new_page()
+        self.page.add_init_script(SHIFTS)
         self.page.on("request", self._request)
         self.page.on("requestfailed", lambda r: self.faults.append(f"not loaded: {r.url}"))
         self.page.on("pageerror", lambda e: self.faults.append(f"page error: {e}"))
@@ -64,6 +70,12 @@ def weight(root: Path, fetched: list[str]) -> int:
         data = (path / "index.html" if path.is_dir() else path).read_bytes()
         total += min(len(data), len(gzip.compress(data, 6)))
     return total
+
+
+def shift(page: Page, limit: float = 0.05) -> list[str]:
+    """How much the page jumped while it was drawn (cumulative layout shift)."""
+    moved = page.evaluate("window.__shift")
+    return [f"layout shift {moved:.3f}, more than {limit}"] if moved > limit else []
 
 
 def accessibility(page: Page, theme: str) -> list[str]:
@@ -111,6 +123,7 @@ class _Links(HTMLParser):
     """Collects a page's anchors and references."""
 
     LOADS = {"stylesheet", "icon", "preload", "modulepreload", "preconnect", "dns-prefetch"}
+    LOADS |= {"prefetch", "prerender"}
 
     def __init__(self, text: str) -> None:
         super().__init__()

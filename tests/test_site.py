@@ -49,9 +49,9 @@ def address():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page(page, chromium, address):
-    """Served: no other host, no error, light, accessible in both themes, fits a phone."""
+    """Served: no other host, no error, light, still, accessible in both themes, fits a phone."""
     with check.Visit(chromium, address + page) as visit:
-        faults = visit.faults + check.pictures(visit.page)
+        faults = visit.faults + check.pictures(visit.page) + check.shift(visit.page)
         for theme in ("light", "dark"):
             faults += check.accessibility(visit.page, theme)
         faults += check.overflow(visit.page)
@@ -144,6 +144,7 @@ def _page(folder: Path, body: str = "", *, module: str | None = None, **record: 
 def _faults(chromium, path: Path) -> str:
     with check.Visit(chromium, path.as_uri()) as visit:
         found = check.explorers(visit.page) + visit.faults + check.pictures(visit.page)
+        found += check.shift(visit.page)
         found += check.accessibility(visit.page, "light") + check.overflow(visit.page)
     return "\n".join(found + check.links(path.parent))
 
@@ -164,6 +165,7 @@ def test_a_sound_page_passes(chromium, tmp_path):
     [
         ('<img alt="x" src="http://example.org/x.png">', "request to another host"),
         ('<link rel="preconnect" href="https://example.org">', "loads from another host"),
+        ('<link rel="prefetch" href="https://example.org">', "loads from another host"),
         ("<script>throw new Error('planted')</script>", "page error: planted"),
         ("<script>console.error('planted')</script>", "console: planted"),
         ('<script src="missing.js"></script>', "not loaded"),
@@ -173,6 +175,10 @@ def test_a_sound_page_passes(chromium, tmp_path):
         ('<div style="width: 500px">wide</div>', "px too wide at 375 px"),
         ('<p style="color: #aaa">pale</p>', "axe, light: color-contrast"),
         ("<input>", "axe, light: label"),
+        (
+            "<p id=a></p><p>text</p><script>setTimeout(() => a.style.height = '400px', 99)</script>",
+            "layout shift 0.",
+        ),
     ],
 )
 def test_a_planted_fault_is_found(body, expected, chromium, tmp_path):
