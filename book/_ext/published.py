@@ -143,7 +143,7 @@ def _finish(app: Sphinx, error: Exception | None) -> None:
         return
     out = Path(app.outdir)
     _card(out / "_static" / "card.png")
-    (out / "404.html").write_text(NOT_FOUND.format(home=PLACE.pages), encoding="utf-8")
+    (out / "404.html").write_text(NOT_FOUND.replace("{home}", PLACE.pages), encoding="utf-8")
     pages = [PLACE.pages + app.builder.get_target_uri(name) for name in sorted(app.env.all_docs)]
     (out / "sitemap.xml").write_text(
         '<?xml version="1.0" encoding="UTF-8"?>\n'
