@@ -207,3 +207,15 @@ def test_lessons_of_k_samples():
             assert at["lower"] < at["truth"] + 3 * at["lower_se"]
             assert at["upper"] > at["truth"] - 3 * at["upper_se"]
         assert found[0]["lower"] < found[0]["truth"] < found[0]["upper"]
+
+
+def test_lesson_of_runs_above_and_below():
+    """Chapter 3: with finite variance about half of the runs lie above log p(x), else one in seven."""
+    for log2_k in (0, 4, 7, 10):
+        above = {}
+        for a in (0.7, 0.2):
+            widgets = [KSamplesExplorer(a=a, seed=seed, log2_k=log2_k) for seed in SEEDS]
+            bounds = [LogWeights().add(w.log_weights()[: w.k]).bound().value for w in widgets]
+            log_p = widgets[0].model().log_prob(torch.tensor(1.0, dtype=D))
+            above[a] = (torch.cat(bounds) > log_p).double().mean().item()  # 200 runs
+        assert 0.4 < above[0.7] < 0.6 and above[0.2] < 0.22, (log2_k, above)
