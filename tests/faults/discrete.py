@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from augflow_mini import dequantize, gap, pointwise
+from augflow_mini.explorers import dequantise
 
 NOTEBOOK = "10_discrete_data.ipynb"
 
@@ -30,6 +33,12 @@ def logit_sign(mp):
 def scalar_gap_halved(mp):
     original = gap.ScalarANF.gap
     mp.setattr(gap.ScalarANF, "gap", lambda self, x: original(self, x) / 2)
+
+
+def leans_away(mp):
+    """The terms of the first picture with noise that leans away from the centre."""
+    original = dequantise.Bins.terms
+    mp.setattr(dequantise.Bins, "terms", lambda self: original(replace(self, lean=-self.lean)))
 
 
 FAULTS = {
@@ -61,4 +70,5 @@ FAULTS = {
         ("x[:, None] + middle", "x[:, None]"),
     ),
     "learned noise not trained": (["discrete-11"], None, ("optimiser.step(loss)", "loss()")),
+    "leans away": (["discrete-12", "discrete-13"], leans_away, None),
 }

@@ -1,0 +1,186 @@
+"""The explorers of chapters 6, 9 and 10: leapfrog, levels, integers and digits."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import ipywidgets
+import pytest
+import torch
+from test_explorers import LOAD, D, difference, show, status  # noqa: F401  (show is a fixture)
+
+from augflow_mini.explorers import DequantiseExplorer
+from augflow_mini.explorers.dequantise import Bins, Lean
+
+WIDGETS = {"dequantise": DequantiseExplorer}
+BUDGET = 60_000  # bytes of an explorer's state: its module, its style, its weights
+
+
+@pytest.fixture(scope="module")
+def engine(chromium):
+    """engine(widget class) opens an empty page with its module as `M`, with a fault if asked."""
+    context = chromium.new_context()
+    context.route("**/*", lambda r: r.fulfill(body="<!doctype html>", content_type="text/html"))
+    page = context.new_page()
+    page.goto("http://explorers.test/")
+
+    def load(kind: type, fault: tuple[str, str] | None = None):
+        text = kind._esm
+        if fault:
+            assert fault[0] in text, "the module has changed: plant the fault anew"
+            text = text.replace(*fault)
+        page.evaluate(LOAD, text)
+        return page
+
+    yield load
+    context.close()
+
+
+def states(n: int, seed: int = 0, **ranges: tuple[float, float]) -> list[dict[str, float]]:
+    """Random settings; a range of two integers gives integers."""
+    draw = random.Random(seed)
+    pick = lambda a, b: draw.randint(a, b) if isinstance(a, int) else draw.uniform(a, b)  # noqa: E731
+    return [{name: pick(*ends) for name, ends in ranges.items()} for _ in range(n)]
+
+
+# ---------------------------------------------------------------- what all of them share
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_light_and_without_buffers(name):
+    state = WIDGETS[name]().get_state()
+    text, _, buffers = ipywidgets.widgets.widget._remove_buffers(state)
+    assert buffers == []
+    saved = json.dumps({k: v for k, v in text.items() if k != "layout"}, default=str)
+    assert len(saved) < BUDGET
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_shown_with_a_still_picture(name, monkeypatch):
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: outputs.append(a[0]))
+    widget = WIDGETS[name]()
+    widget._ipython_display_()
+    assert outputs[0]["text/plain"] == widget.alt
+    assert outputs[1].data.startswith("<noscript><img") and "alt=" in outputs[1].data
+    assert widget.computed == {}  # showing an explorer computes nothing
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_fits_a_phone_and_answers_keys(show, name):  # noqa: F811
+    page = show(WIDGETS[name](), viewport={"width": 375, "height": 800}, has_touch=True)
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    controls = page.locator(".afx :is(input, select, button)")
+    assert controls.count() == page.locator(".afx [data-lm-suppress-shortcuts]").count()
+    inputs = page.locator(".afx :is(input, select)").all()
+    assert len(inputs) <= 4
+    before = status(page)
+    inputs[0].press("End")
+    assert status(page) != before
+
+
+# ---------------------------------------------------------------- dequantisation
+
+BINS = {"x": (0, 4), "lean": (-1.0, 6.0), "sigma": (0.4, 2.0), "encoder": (0.0, 1.5)}
+TERMS = """(states) => states.map((s) => {
+  const at = M.oneBin({ ...s, centre: 2.65, rho: 0.8 });
+  return [at.logP, at.bound, at.dequantisation, at.augmentation];
+})"""
+KEYS = ("log_p", "bound", "dequantisation", "augmentation")
+
+
+def bins_parity(page, n: int = 300) -> float:
+    """Largest difference between the page's terms and torch's, log P by the normal CDF."""
+    chosen = states(n, **BINS)
+    got = page.evaluate(TERMS, chosen)
+    expected = []
+    for s in chosen:
+        found = Bins(s["lean"], s["sigma"], s["encoder"]).terms()
+        expected.append([found[k][s["x"]].item() for k in KEYS])
+    return difference([v for row in got for v in row], torch.tensor(expected, dtype=D))
+
+
+def test_both_terms_equal_torch(engine):
+    assert bins_parity(engine(DequantiseExplorer)) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("2 * k - 1) * v * p", "2 * k + 1) * v * p"),
+        ("kappa * u - logZ", "kappa * u"),
+        ("Math.exp(logR(u)) * (logR(u) - logPosterior(u))", "Math.exp(logR(u)) * logPosterior(u)"),
+        ("Math.exp(logR(u)) * share", "share"),
+        ("logP - gap }", "logP + gap }"),
+        ("-lean * (x + 0.5 - centre)", "-lean * (x - centre)"),
+    ],
+    ids=lambda fault: fault[1],
+)
+def test_a_wrong_bin_is_seen(engine, fault):
+    assert not bins_parity(engine(DequantiseExplorer, fault), 20) < 1e-6
+
+
+@pytest.mark.parametrize("state", states(3, seed=3, **BINS), ids=str)
+def test_the_layers_have_the_same_terms(state):
+    """Both noises integrated out of `Augment`, `Lean`, `Carry` and the couplings."""
+    model = DequantiseExplorer(**state).model()
+    exact, layers = model.terms(), model.by_layers()
+    assert (layers["log_p"] - exact["log_p"]).abs().max() < 1e-9
+    assert (layers["dequantisation"] - exact["dequantisation"]).abs().max() < 1e-6
+    whole = exact["dequantisation"] + exact["augmentation"]
+    assert (layers["log_p"] - layers["bound"] - whole).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("lean", [-1.0, 0.0, 2.5])
+def test_lean_is_a_transform(lean):
+    torch.manual_seed(0)
+    x = torch.rand(6, 2, dtype=D) * 0.98 + 0.01
+    z, contrib = (layer := Lean(lean, 2.65))(x)
+    slope = torch.autograd.functional.jacobian(lambda r: layer(r)[0], x).diagonal(dim1=0, dim2=2)
+    assert difference(contrib.tolist(), slope[1, 1].log()) < 1e-8
+    back, minus = layer.inverse(z)
+    assert difference(back.T.flatten().tolist(), x.T) < 1e-8
+    assert difference(minus.tolist(), -contrib) < 1e-8
+
+
+def test_learned_noise_lowers_the_gap_and_not_the_nll(engine):
+    """100 random models: never a larger gap than uniform noise; with a wrong encoder it leans more.
+
+    The second term is a mean over r(u | x), so the lean of the best sum is not that of the best
+    first term.
+    """
+    page = engine(DequantiseExplorer)
+    frequency, more = DequantiseExplorer().frequency, 0
+    for s in states(100, seed=5, sigma=(0.5, 2.0), encoder=(0.0, 0.9)):
+        best, only, gaps = page.evaluate(
+            """([s, f]) => {
+                 s = { ...s, centre: 2.65, rho: 0.8 };
+                 const best = M.learn(s, f, [-1, 6]), only = M.learn({ ...s, encoder: 1 }, f, [-1, 6]);
+                 const gap = (lean) => { const a = M.allBins({ ...s, lean }, f);
+                   return [a.dequantisation + a.augmentation, a.logP]; };
+                 return [best, only, [gap(best), gap(0)]];
+               }""",
+            [s, frequency],
+        )
+        (learned, nll), (uniform, same) = gaps
+        assert learned < uniform and nll == same
+        more += best > only + 1e-4 or best > 5.99
+    assert more == 100
+
+
+def test_the_page_shows_both_terms(show):  # noqa: F811
+    widget = DequantiseExplorer()
+    page = show(widget)
+    for label, key, times in (("integer x", "ArrowRight", 2), ("lean", "ArrowRight", 30),
+                              ("width", "ArrowLeft", 5), ("encoder", "Home", 1)):  # fmt: skip
+        for _ in range(times):
+            page.get_by_label(label).press(key)
+        values = page.locator("input").evaluate_all("all => all.map((e) => Number(e.value))")
+        widget.x, widget.lean, widget.sigma, widget.encoder = int(values[0]), *values[1:]
+        for name in KEYS:
+            assert f"{widget.computed[name]:.4f}" in status(page), (label, name)
+        assert f"mean NLL = {-widget.computed['mean_log_p']:.4f}" in status(page)
+    page.get_by_role("button", name="Learn the noise").click()
+    assert "saves" in status(page)
