@@ -46,9 +46,12 @@ export class Flow {
     return contrib;
   }
 
-  /* log p(x, e) at one x and many e: what pictures of the joint and quadrature need. */
+  /* log p(x, e) at one x (a number, or one for each feature) and many e, one number each: what
+     pictures of the joint and quadrature need. */
   logJoint(x, e) {
-    const B = e.length, logW = this.logWeight(new Float64Array(B).fill(x), B, e);
+    const B = e.length, point = typeof x === "number" ? [x] : x, rows = new Float64Array(point.length * B);
+    point.forEach((v, d) => rows.fill(v, d * B, (d + 1) * B));
+    const logW = this.logWeight(rows, B, e);
     return logW.map((w, b) => w - 0.5 * (e[b] * e[b] + LOG_2PI));
   }
 
