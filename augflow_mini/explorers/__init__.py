@@ -5,14 +5,21 @@ from .dequantise import DequantiseExplorer
 from .export import export_flow, import_flow
 from .gap import GapExplorer
 from .k_samples import KSamplesExplorer
+from .leapfrog import LeapfrogExplorer
 from .mixture import MixtureExplorer
+from .same_number import SameNumberExplorer
+from .two_bars import TwoBarsExplorer, TwoModesBarsExplorer
 
 __all__ = [
     "DequantiseExplorer",
     "Explorer",
     "GapExplorer",
     "KSamplesExplorer",
+    "LeapfrogExplorer",
     "MixtureExplorer",
+    "SameNumberExplorer",
+    "TwoBarsExplorer",
+    "TwoModesBarsExplorer",
     "export_flow",
     "import_flow",
 ]

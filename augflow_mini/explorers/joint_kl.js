@@ -21,7 +21,8 @@ function rule(reach, nodes) {
 const VARIANCE = 4;
 
 export const LINEAR = {
-  q: ["b", "a"], p: ["c", "d"], families: null, reach: 5,
+  key: "two_bars", title: "a linear model of Gaussian data",
+  q: ["b", "a"], p: ["c", "d"], families: null, presets: {}, reach: 5,
   entropy: 0.5 * (1 + LOG_2PI + Math.log(VARIANCE)),
   data: (x) => normal(x, 0, Math.sqrt(VARIANCE)),
   mean: ({ c }, z) => c * z,
@@ -63,7 +64,9 @@ const FAMILIES = {
 /* The flow z = b x + a sinh(asinh(e) + h tanh(x)) skews the noise away from 0. With
    r = (e + sqrt(1 + e^2)) exp(h tanh(x)): sinh(...) = (r - 1/r)/2 and dz/de = a (r + 1/r)/2 / sqrt(1 + e^2). */
 export const TWO_MODES = {
+  key: "two_modes", title: "a curved decoder for two modes",
   q: ["b", "a", "h"], p: ["c", "s", "d"], families: FAMILIES, reach: 4,
+  presets: { "Ignore the noise": { a: 1, b: 0, h: 0, c: 0, d: Math.sqrt(MODE * MODE + SD * SD) } },
   entropy: -meanOverData((x) => Math.log(modes(x))),
   data: modes,
   mean: ({ c, s }, z) => c * tanh(s * z),
