@@ -4,7 +4,8 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help book serve test notebooks clean html set-up browser
+.PHONY: help book serve test notebooks clean html set-up browser \
+	repository release pdf measure
 
 # Python 3.11 or newer to make the virtual environment with; `make PYTHON=... book` chooses another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -57,6 +58,18 @@ notebooks: $(INSTALLED) ## run all notebooks in place, keep their outputs and re
 	@$(BIN)/python book/execute.py $(NOTEBOOKS)
 	@mkdir -p _build; $(BIN)/python -m augflow_mini.claims book/[0-9]*.ipynb > _build/claims.md
 	@mv _build/claims.md book/claims.md
+
+repository: $(INSTALLED) ## write the address (URL=https://github.com/OWNER/NAME) and version where they are repeated
+	@$(BIN)/python book/_ext/repository.py $(URL)
+
+release: html ## the wheel, and the site as a zip that works offline, in dist/
+	@$(BIN)/python book/release.py
+
+pdf: html browser ## the text as a PDF, in dist/
+	@$(BIN)/python book/pdf.py
+
+measure: html browser ## time the pages (median of 5) and write the status page
+	@PYTHONPATH=tests $(BIN)/python benchmarks/pages.py
 
 clean: ## remove what was built (the virtual environment stays)
 	@rm -rf _build .pytest_cache .ruff_cache

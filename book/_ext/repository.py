@@ -120,15 +120,23 @@ def corrections(root: Path, place: Place) -> dict[Path, str]:
     return found
 
 
+def rewrite(root: Path, place: Place) -> list[Path]:
+    """Write every correction; the files that were changed."""
+    found = corrections(root, place)
+    for path, text in found.items():
+        path.write_text(text, encoding="utf-8")
+    return list(found)
+
+
 def main(url: str) -> None:
+    """Move the book to the address, or to the one that is stated already."""
     place = stated()
     if url:
         match = GITHUB.fullmatch(url)
         if not match:
             sys.exit(f"URL={url}: expected https://github.com/OWNER/NAME, where Colab can read it")
         place = Place(f"https://github.com/{match[1]}/{match[2]}", place.version)
-    for path, text in corrections(ROOT, place).items():
-        path.write_text(text, encoding="utf-8")
+    for path in rewrite(ROOT, place):
         print(path.relative_to(ROOT))
     print(f"The book lives at {place.url}, tag {place.tag}; its pages at {place.pages}")
 

@@ -1,0 +1,301 @@
+"""Measure the built pages as a reader meets them: `make measure`.
+
+Every figure is the median of five visits in fresh browser contexts, served compressed from this
+machine, with the processor slowed four times and the link held to 10 Mbit/s and 40 ms. The record goes
+to pages.json with machine, day and load; the book's status page is written from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import gzip
+import json
+import os
+import platform
+import re
+import statistics
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SITE = ROOT / "_build" / "html"
+RECORD = ROOT / "benchmarks" / "pages.json"
+STATUS = ROOT / "book" / "status.md"
+LIMITS = {"kB": 1000, "paint": 2.5, "shift": 0.05, "answer": 2.0, "repaint": 50}
+PRESSES = 40
+# Runs before the page's scripts. `answer` moves the first slider as soon as there is one and notes
+# when the numbers changed, in seconds from the start of the visit.
+WATCH = """
+window.seen = { paint: 0, long: 0, events: [] };
+const watch = (type, f, more) => new PerformanceObserver((l) => l.getEntries().forEach(f))
+  .observe({ type, buffered: true, ...more });
+watch("largest-contentful-paint", (e) => { seen.paint = e.startTime / 1000; });
+watch("longtask", (e) => { seen.long = Math.max(seen.long, e.duration); });
+watch("event", (e) => { if (e.name === "keydown" || e.name === "input") seen.events.push(
+  [e.startTime, e.duration]); }, { durationThreshold: 16 });
+const answer = () => {
+  const input = document.querySelector(".afx input[type=range]");
+  const status = document.querySelector(".afx [role=status]");
+  if (!input || !status || !status.textContent) return setTimeout(answer, 5);
+  const before = status.textContent;
+  input.value = input.value === input.max ? input.min : input.max;
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+  const poll = () => {
+    if (status.textContent === before) return setTimeout(poll, 5);
+    seen.answer = performance.now() / 1000;
+  };
+  poll();
+};
+if (ANSWER) answer();
+"""
+
+
+class _Compressed(SimpleHTTPRequestHandler):
+    """Serves as GitHub Pages does: text compressed, connections kept."""
+
+    protocol_version = "HTTP/1.1"
+    texts = (".html", ".js", ".css", ".svg", ".json", ".xml")
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        path = path / "index.html" if path.is_dir() else path
+        if not path.exists():
+            return self.send_error(404)
+        data = path.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(path))
+        if path.suffix in self.texts:
+            data = gzip.compress(data, 6)
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def visit(browser: object, url: str, *, slow: bool, answer: bool) -> tuple[object, object]:
+    """A page in a fresh context, drawn to the end."""
+    import site_checks
+
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.add_init_script(site_checks.SHIFTS)
+    page.add_init_script(WATCH.replace("ANSWER", str(answer).lower()))
+    if slow:
+        session = context.new_cdp_session(page)
+        session.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+        link = {"offline": False, "latency": 40, "downloadThroughput": 10e6 / 8}
+        session.send("Network.emulateNetworkConditions", {**link, "uploadThroughput": 10e6 / 8})
+    page.goto(url, wait_until="load")
+    page.evaluate("() => window.MathJax?.startup?.promise")
+    if answer:
+        page.wait_for_function("() => seen.answer")
+    page.wait_for_timeout(300)
+    return context, page
+
+
+def arrival(browser: object, url: str, *, explorer: bool) -> dict[str, float]:
+    """Seconds to the largest paint and to the first explorer's answer; how far the page jumped."""
+    context, page = visit(browser, url, slow=True, answer=explorer)
+    seen = page.evaluate("() => ({ ...seen, shift: __shift })")
+    context.close()
+    kept = ("paint", "shift", "answer") if explorer else ("paint", "shift")
+    return {key: seen[key] for key in kept}
+
+
+def repaint(browser: object, url: str) -> list[float]:
+    """For each explorer of a page the 95th percentile, in ms, from a key to the next frame.
+
+    The browser's own clock (Event Timing): it reports in steps of 8 ms, and nothing below 16 ms.
+    """
+    context, page = visit(browser, url, slow=False, answer=False)
+    found = []
+    for root in page.locator(".afx").all():
+        slider = root.locator("input[type=range]").first
+        if not slider.count():
+            continue
+        slider.focus()
+        page.evaluate("() => { seen.events = []; }")
+        for press in range(PRESSES):
+            page.keyboard.press("ArrowLeft" if press % 4 < 2 else "ArrowRight")
+            page.wait_for_timeout(30)
+        page.wait_for_timeout(300)
+        slowest: dict[int, float] = {}
+        for start, duration in page.evaluate("() => seen.events"):
+            slowest[round(start)] = max(duration, slowest.get(round(start), 0))
+        times = sorted(slowest.values())[-PRESSES:]
+        times = [16.0] * (PRESSES - len(times)) + times
+        found.append(times[int(0.95 * PRESSES) - 1])
+    context.close()
+    return found
+
+
+def playground(browser: object, url: str, seconds: float = 6) -> dict[str, object]:
+    """Train the playground as it opens: steps and frames per second, the longest task in ms."""
+    context, page = visit(browser, url, slow=False, answer=False)
+    root = page.locator(".afx[data-steps-per-second]")
+    page.wait_for_timeout(3000)  # the first picture
+    page.evaluate("() => { seen.long = 0; }")
+    root.get_by_role("button", name="Train", exact=True).click()
+    page.wait_for_timeout(1000 * seconds)
+    data = root.evaluate("e => ({ ...e.dataset })")
+    found = {
+        "steps": float(data["stepsPerSecond"]),
+        "frames": float(data["framesPerSecond"]),
+        "long": page.evaluate("() => seen.long"),
+    }
+    context.close()
+    return found
+
+
+def weight(url: str, browser: object) -> float:
+    """kB of a page with all it loads, compressed."""
+    import site_checks
+
+    with site_checks.Visit(browser, url) as seen:
+        return site_checks.weight(SITE, seen.fetched) / 1000
+
+
+def machine(browser: object) -> dict[str, object]:
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "day": str(datetime.datetime.now(datetime.UTC).date()),
+        "processor": cpu[1] if cpu else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "browser": f"Chromium {browser.version}",
+    }
+
+
+def _built() -> dict[str, int]:
+    """Seconds that each notebook took when the book was built, as its page says."""
+    found = {}
+    for path in sorted((SITE / "book").glob("*.html")):
+        if ran := re.search(r"cells last run [\d-]+, in (\d+) s", path.read_text("utf-8")):
+            found[path.stem] = int(ran[1])
+    return found
+
+
+def measure(names: list[str], runs: int) -> dict[str, object]:
+    from playwright.sync_api import sync_playwright
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Compressed, directory=SITE))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    home = f"http://127.0.0.1:{server.server_port}/book/"
+    path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        record = {**machine(browser), "runs": runs, "load before": os.getloadavg()[0], "pages": {}}
+        for name in names:
+            url = f"{home}{name}.html"
+            explorer = "widget-view+json" in (SITE / "book" / f"{name}.html").read_text("utf-8")
+            visits = [arrival(browser, url, explorer=explorer) for _ in range(runs)]
+            row = {k: round(statistics.median(v[k] for v in visits), 3) for k in visits[0]}
+            row["kB"] = round(weight(url, browser))
+            if explorer:
+                rounds = [repaint(browser, url) for _ in range(runs)]
+                row["repaint"] = [statistics.median(times) for times in zip(*rounds, strict=True)]
+            record["pages"][name] = row
+            print(name, row, flush=True)
+            if name == "playground":
+                rounds = [playground(browser, url) for _ in range(runs)]
+                record["playground"] = {
+                    k: round(statistics.median(r[k] for r in rounds), 1) for k in rounds[0]
+                }
+                print(record["playground"], flush=True)
+        browser.close()
+    server.shutdown()
+    return record | {"load after": os.getloadavg()[0], "notebooks": _built()}
+
+
+# ---------------------------------------------------------------- the status page
+
+
+def _mark(value: float, limit: str) -> str:
+    """A figure; one past its limit is set in bold, and says so in words."""
+    digits = {"kB": 0, "repaint": 0, "shift": 3}.get(limit, 1)
+    text = f"{value:.{digits}f}"
+    return text if value <= LIMITS[limit] else f"**{text}** (over)"
+
+
+TEXT = """\
+<!-- Made by `make measure`; do not edit. -->
+# Status: how fast, how light
+
+Measured on {day} by `make measure`: {processor}, {cores} cores, {browser}; each figure is the
+median of {runs} visits. Load of the machine (processes that want a core, mean of a minute):
+{before:.1f} before, {after:.1f} after. Above the number of cores, every time here is too long.
+
+Bytes, layout shift, errors, requests to other hosts and accessibility are checked strictly in every
+run of `make test`; times only with a threefold slack, since machines differ.
+
+## Pages
+
+With the processor slowed four times and a link of 10 Mbit/s, the largest paint should come within
+{paint} s and the first explorer answer within {answer} s of the start of the visit. Weight is the page
+with all that it loads, compressed, at most {kB} kB. The shift is how much the page jumps while it is
+drawn, at most {shift}. Input to repaint, for each explorer of the page and without the slowing, is the
+95th percentile over {presses} key presses, at most {repaint} ms; the browser reports it in steps of
+8 ms, and nothing below 16.
+
+| Page | Weight, kB | Largest paint, s | Shift | First answer, s | Input to repaint, ms |
+|---|---|---|---|---|---|
+{pages}
+{playground}
+## Notebooks
+
+Seconds each took when the book was last built, on the same machine.
+
+| Notebook | s |
+|---|---|
+{notebooks}
+| together | {together} |
+"""
+PLAYGROUND = """
+## Playground
+
+Training as it opens (6 couplings of width 16, batches of 128): {steps:.0f} steps and {frames:.0f}
+frames a second, the longest task {long:.0f} ms. Aimed at: 150 steps, 45 frames, no task over 150 ms,
+on two cores that do nothing else.
+"""
+
+
+def report(record: dict[str, object]) -> str:
+    """The status page, from a record alone."""
+    pages = []
+    for name, row in record["pages"].items():
+        cells = [_mark(row[key], key) for key in ("kB", "paint", "shift")]
+        cells.append(_mark(row["answer"], "answer") if "answer" in row else "-")
+        cells.append(", ".join(_mark(ms, "repaint") for ms in row.get("repaint", ())) or "-")
+        pages.append(f"| {name} | {' | '.join(cells)} |")
+    return TEXT.format(
+        **{key: record[key] for key in ("day", "processor", "cores", "browser", "runs")},
+        **LIMITS,
+        before=record["load before"],
+        after=record["load after"],
+        presses=PRESSES,
+        pages="\n".join(pages),
+        playground=PLAYGROUND.format(**record["playground"]) if "playground" in record else "",
+        notebooks="\n".join(f"| {name} | {s} |" for name, s in record["notebooks"].items()),
+        together=sum(record["notebooks"].values()),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("pages", nargs="*", help="names as in book/NAME.html; all by default")
+    given = parser.parse_args()
+    names = given.pages or sorted(p.stem for p in (SITE / "book").glob("*.html"))
+    record = measure(names, given.runs)
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    STATUS.write_text(report(record), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
