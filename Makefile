@@ -5,7 +5,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help book serve test notebooks clean html set-up browser \
-	repository release pdf measure
+	repository release pdf test-environments measure
 
 # Python 3.11 or newer to make the virtual environment with; `make PYTHON=... book` chooses another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -33,7 +33,7 @@ timed = mkdir -p _build; from=$$SECONDS; \
 	trap 'printf "%s\t%s\n" $(1) $$((SECONDS - from)) >> $(TIMES)' EXIT
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 book: html ## set up, run the notebooks that changed and build the book
 	@echo
@@ -67,6 +67,9 @@ release: html ## the wheel, and the site as a zip that works offline, in dist/
 
 pdf: html browser ## the text as a PDF, in dist/
 	@$(BIN)/python book/pdf.py
+
+test-environments: ## Colab's packages, oldest and newest torch: long, before a release
+	@$(PYTHON) tests/environments/run.py
 
 measure: html browser ## time the pages (median of 5) and write the status page
 	@PYTHONPATH=tests $(BIN)/python benchmarks/pages.py
