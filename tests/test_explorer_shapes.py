@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 
 import ipywidgets
 import pytest
 import torch
+import traitlets
 from test_explorers import LOAD, D, difference, show, status  # noqa: F401  (show is a fixture)
 
-from augflow_mini.explorers import DequantiseExplorer
+from augflow_mini.explorers import DequantiseExplorer, LeapfrogExplorer
 from augflow_mini.explorers.dequantise import Bins, Lean
+from augflow_mini.explorers.leapfrog import COUNTS, TIME
 
-WIDGETS = {"dequantise": DequantiseExplorer}
+WIDGETS = {"dequantise": DequantiseExplorer, "leapfrog": LeapfrogExplorer}
 BUDGET = 60_000  # bytes of an explorer's state: its module, its style, its weights
 
 
@@ -184,3 +187,87 @@ def test_the_page_shows_both_terms(show):  # noqa: F811
         assert f"mean NLL = {-widget.computed['mean_log_p']:.4f}" in status(page)
     page.get_by_role("button", name="Learn the noise").click()
     assert "saves" in status(page)
+
+
+# ---------------------------------------------------------------- leapfrog
+
+ORBITS = {"h": (0.02, 0.2), "steps": (1, 30), "u": (-1.6, 1.6), "v": (-0.6, 0.6)}
+CARRY = """(states) => states.map(({ h, steps, u, v }) => {
+  const at = M.run("leapfrog", h, steps, u, v, true), back = M.run("leapfrog", -h, steps, at.u, at.v);
+  return { end: [at.u, at.v, at.det, at.lost], home: Math.hypot(back.u - u, back.v - v),
+    ratio: M.patch("leapfrog", h, steps, [u, v, 0.3, 0.2], 1440).ratio };
+})"""
+
+
+def orbits_parity(page, n: int = 25) -> tuple[float, float, float]:
+    """Against the layers and autograd; then the largest |area - 1| and miss of the way back."""
+    chosen, expected = states(n, seed=1, **ORBITS), []
+    got = page.evaluate(CARRY, chosen)
+    for s in chosen:
+        widget = LeapfrogExplorer(h=s["h"], steps=s["steps"], start=[s["u"], s["v"], 0.3])
+        found = widget.compute()
+        expected.append([found[k] for k in ("u", "v", "det", "lost")])
+    off = difference([v for one in got for v in one["end"]], torch.tensor(expected, dtype=D))
+    number = lambda v: math.inf if v is None else v  # noqa: E731
+    area = max(abs(number(one["ratio"]) - 1) for one in got)
+    return off, area, max(number(one["home"]) for one in got)
+
+
+def test_leapfrog_equals_the_layers_keeps_areas_and_returns(engine):
+    off, area, home = orbits_parity(engine(LeapfrogExplorer))
+    assert off < 1e-10 and area < 1e-12 and home < 1e-10
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("u = u0 + h * v1", "u = u0 + h * v0"),
+        ("v = v1 - 0.5 * h * slope(u);", "v = v1 - 0.5 * h * slope(u0);"),
+        ("k0 + k1 * a, 1 + k1 * h", "k0 + k1, 1 + k1 * h"),
+        ("0.25 * u ** 4 - u * u", "0.25 * u ** 4 + u * u"),
+        ("(u - u0) * dv - (v - v0) * du", "(u - u0) * dv + (v - v0) * du"),
+    ],
+    ids=lambda fault: fault[1],
+)
+def test_a_wrong_step_is_seen(engine, fault):
+    off, area, home = orbits_parity(engine(LeapfrogExplorer, fault), 5)
+    assert not (off < 1e-6 and area < 1e-6 and home < 1e-6)
+
+
+def test_euler_changes_areas_as_autograd_says(engine):
+    """The rim's integral in the page against the mean determinant over the disc."""
+    widget = LeapfrogExplorer(update="Euler", h=0.06, steps=12)
+    got = engine(LeapfrogExplorer).evaluate(
+        "() => M.patch('Euler', 0.06, 12, [0.9, 0, 0.35, 0.35], 1440).ratio"
+    )
+    expected = widget.area_ratio()
+    assert abs(got - expected) < 1e-10 and abs(expected - 1) > 0.01
+
+
+def test_the_energy_error_falls_with_the_square_of_the_step(engine):
+    """Slope 2 within 0.1 from ten random starts; the page's slope is that of the layers."""
+    page = engine(LeapfrogExplorer)
+    for s in states(10, seed=2, u=(0.3, 1.7), v=(-0.9, 0.9)):
+        got = page.evaluate("({ u, v }) => M.errors('leapfrog', u, v).order", s)
+        assert abs(got - 2) < 0.1, s
+    widget = LeapfrogExplorer(start=[s["u"], s["v"], 0.3])
+    assert len(COUNTS) == 3 and TIME == 12
+    assert abs(widget.order() - got) < 1e-6
+    euler = page.evaluate("({ u, v }) => M.errors('Euler', u, v).order", s)
+    assert abs(euler - 2) > 0.1
+
+
+def test_leapfrog_in_the_page(show):  # noqa: F811
+    widget = LeapfrogExplorer()
+    page = show(widget)
+    found = widget.recompute()
+    assert "before = 1.000000" in status(page) and "order in h = 2.00" in status(page)
+    assert f"u = {found['u']:.2f}" in page.locator(".afx-plane svg").get_attribute("aria-label")
+    page.get_by_label("update").select_option("Euler")
+    assert "before = 1.000000" not in status(page)
+    page.get_by_label("step h").press("End")  # far too coarse: points run away, nothing breaks
+    assert "runs away" in status(page)
+    page.get_by_label("width of the noise").press("Home")
+    assert "none" in status(page) and "zeros" in status(page)
+    with pytest.raises(traitlets.TraitError, match="expected 'leapfrog' or 'Euler'"):
+        widget.update = "Runge"
