@@ -61,7 +61,8 @@ class Playground(Explorer):
 
     _esm = source(
         "arrays.js", "layers.js", "flow.js", "quadrature.js", "base.js", "plot.js",
-        "playground_data.js", "playground_model.js", "playground_draw.js", "playground.js",
+        "playground_data.js", "playground_model.js", "playground_draw.js", "playground_session.js",
+        "playground.js",
     )  # fmt: skip
     _css = source("base.css", "playground.css")
     alt = (
