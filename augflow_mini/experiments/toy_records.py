@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -122,11 +123,9 @@ def tolerance(metric: dict) -> float:
 
 
 def _factorial_pair(name: str) -> str | None:
-    """D_E = 1 or 2 against D_E = 0, all else equal."""
-    for noise in ("-e1-", "-e2-"):
-        if noise in name:
-            return name.replace(noise, "-e0-")
-    return None
+    """D_E > 0 against D_E = 0, all else equal."""
+    bare = re.sub(r"([-/])e[1-9]-", r"\1e0-", name)
+    return None if bare == name else bare
 
 
 def _eight_pair(name: str) -> str | None:
