@@ -54,10 +54,11 @@ test: ## set up and run every check: style, library, notebooks, build, browser
 	TIMES=$(TIMES) $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests book || failed=1; \
 	exit $$failed
 
-notebooks: $(INSTALLED) ## run all notebooks in place, keep their outputs and rewrite the claims ledger
+notebooks: $(INSTALLED) ## run all notebooks in place, keep their outputs and rewrite the generated pages
 	@$(BIN)/python book/execute.py $(NOTEBOOKS)
 	@mkdir -p _build; $(BIN)/python -m augflow_mini.claims book/[0-9]*.ipynb > _build/claims.md
 	@mv _build/claims.md book/claims.md
+	@$(BIN)/python book/generate.py
 
 repository: $(INSTALLED) ## write the address (URL=https://github.com/OWNER/NAME) and version where they are repeated
 	@$(BIN)/python book/_ext/repository.py $(URL)
