@@ -8,6 +8,7 @@ to pages.json with machine, day and load; the book's status page is written from
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import functools
 import gzip
@@ -15,8 +16,10 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import threading
+from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -76,6 +79,16 @@ class _Compressed(SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+@contextlib.contextmanager
+def serve(site: Path = SITE) -> Iterator[str]:
+    """The address of the site's pages while it is served."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Compressed, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/book/"
+    server.shutdown()
+    server.server_close()
 
 
 def visit(browser: object, url: str, *, slow: bool, answer: bool) -> tuple[object, object]:
@@ -184,11 +197,9 @@ def _built() -> dict[str, int]:
 def measure(names: list[str], runs: int) -> dict[str, object]:
     from playwright.sync_api import sync_playwright
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Compressed, directory=SITE))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    home = f"http://127.0.0.1:{server.server_port}/book/"
-    path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-    with sync_playwright() as playwright:
+    names_on_path = ("chromium", "chromium-browser", "google-chrome")
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names_on_path)))
+    with serve() as home, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         record = {**machine(browser), "runs": runs, "load before": os.getloadavg()[0], "pages": {}}
         for name in names:
@@ -209,7 +220,6 @@ def measure(names: list[str], runs: int) -> dict[str, object]:
                 }
                 print(record["playground"], flush=True)
         browser.close()
-    server.shutdown()
     return record | {"load after": os.getloadavg()[0], "notebooks": _built()}
 
 

@@ -76,7 +76,7 @@ def in_text(text: str, place: Place) -> str:
 
 def in_frame(text: str, place: Place) -> str:
     """A file of the frame: every repository it names, and the version it states."""
-    text = re.sub(r"https://github\.com/[\w.-]+/[\w-]+(\.[\w-]+)*", place.url, text)
+    text = re.sub(r"https://github\.com/(?!OWNER/)[\w.-]+/[\w-]+(\.[\w-]+)*", place.url, text)
     text = re.sub(r"^  branch: .*$", f"  branch: {place.tag}", text, flags=re.M)
     return re.sub(r"^version: .*$", f"version: {place.version}", text, flags=re.M)
 
