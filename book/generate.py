@@ -48,6 +48,12 @@ def prose(path: Path) -> str:
     return "\n\n".join(source for kind, source in cells(path) if kind == "markdown")
 
 
+def texts() -> dict[str, str]:
+    """The Markdown of every page of the book by file name, generated pages included."""
+    pages = {path.name: prose(path) for path in chapters()}
+    return pages | {p.name: prose(p) for p in sorted(BOOK.glob("*.md")) if p.name not in pages}
+
+
 def title(path: Path) -> str:
     return re.search(r"^# (.+)$", prose(path), re.MULTILINE)[1]
 
