@@ -6,13 +6,19 @@ import math
 
 import pytest
 import torch
+import traitlets
 from scipy import stats
 from test_explorers import LOAD, D, difference, show, status  # noqa: F401  (show is a fixture)
 
+import augflow_mini as am
 from augflow_mini.bounds import LogWeights
-from augflow_mini.explorers import KSamplesExplorer
+from augflow_mini.data import TOYS
+from augflow_mini.experiments import load_model
+from augflow_mini.explorers import FloorsExplorer, JointExplorer, KSamplesExplorer, export_flow
 from augflow_mini.explorers.base import source
 from augflow_mini.explorers.draws import normals, uniforms
+from augflow_mini.explorers.floors import REGIONS, all_floors, two_mode_optimum
+from augflow_mini.floors import constant_jacobian_floor, steepness_frontier
 from augflow_mini.gap import LinearGaussian, ScalarANF
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -219,3 +225,202 @@ def test_lesson_of_runs_above_and_below():
             log_p = widgets[0].model().log_prob(torch.tensor(1.0, dtype=D))
             above[a] = (torch.cat(bounds) > log_p).double().mean().item()  # 200 runs
         assert 0.4 < above[0.7] < 0.6 and above[0.2] < 0.22, (log2_k, above)
+
+
+# ---------------------------------------------------------------- floors
+
+
+FLOORS = ("arrays.js", "base.js", "plot.js", "floors.js")
+STEEPNESS = (1.3, 2.0, 5.0, 12.0, 60.0, 400.0)
+
+
+def test_the_best_sampler_is_that_of_the_general_solver():
+    two = TOYS["two_modes"]
+    for L in STEEPNESS[:4]:
+        solved = steepness_frontier(two.log_prob, L, low=-6, high=6, cells=300)
+        assert two_mode_optimum(L)[0] == pytest.approx(solved, abs=2e-4), L
+
+
+def best_density_faults(page) -> list[str]:
+    """What is wrong with the density in the page: mass, excess or steepness."""
+    x = torch.linspace(-7, 7, 14_001, dtype=D)
+    data, faults = TOYS["two_modes"].log_prob(x[:, None]), []
+    for L in STEEPNESS:
+        excess, valley, kappa = two_mode_optimum(L)
+        shown = page.evaluate(
+            "([xs, L, v, kappa]) => xs.map((x) => M.steepest(x, L, v, kappa))",
+            [x.tolist(), L, valley, kappa],
+        )
+        p = torch.tensor(shown, dtype=D)
+        cdf = torch.cumulative_trapezoid(p, x)
+        if abs(cdf[-1] - 1) > 1e-5:
+            faults.append(f"mass {cdf[-1]} at {L}")
+        kl = torch.trapezoid(data.exp() * (data - p.log()), x)
+        if abs(kl - excess) > 1e-5:
+            faults.append(f"excess {kl}, expected {excess}")
+        inner = (cdf > 1e-6) & (cdf < 1 - 1e-6)
+        z = torch.special.ndtri(cdf[inner])
+        slope = (-0.5 * z * z).exp() / math.sqrt(2 * math.pi) / p[1:][inner]  # dT / dz
+        if slope.max() > L * 1.01:
+            faults.append(f"steepness {slope.max()}, allowed {L}")
+    return faults
+
+
+def test_the_best_density_in_the_page(engine):
+    page = engine(*FLOORS)
+    assert best_density_faults(page) == []
+    normal = torch.distributions.Normal(torch.tensor([-2.0, 2.0], dtype=D), 0.5)
+    for v in (0.1, 1.0, 2.2):
+        inside = (
+            normal.cdf(torch.tensor(v, dtype=D)) - normal.cdf(torch.tensor(-v, dtype=D))
+        ).mean()
+        assert difference([page.evaluate("(v) => M.leftInValley(v)", v)], inside) < 1e-8
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [("twoModes(x) / kappa", "twoModes(x)"), ("< valley", "< 0.9 * valley"),
+     ("normal(x, 0, L)", "normal(x, 0, 1.1 * L)")],
+    ids=lambda fault: fault[1],
+)  # fmt: skip
+def test_a_fault_in_the_best_density_is_seen(engine, fault):
+    assert best_density_faults(engine(*FLOORS, fault=fault)) != []
+
+
+def test_floors_are_those_of_the_library():
+    found = all_floors()
+    for name, dims in REGIONS.items():
+        assert found[name]["floor"] == [constant_jacobian_floor(k, dims=dims) for k in range(9)]
+    for name in ("eight Gaussians", "two modes"):
+        assert max(map(abs, found[name]["floor"])) < 1e-3  # "about zero", as the page says
+
+
+def test_floors_in_the_page(show):  # noqa: F811
+    page, widget = show(FloorsExplorer()), FloorsExplorer()
+    page.get_by_role("slider", name="noise").press("ArrowRight")
+    page.get_by_role("slider", name="steepness").press("ArrowRight")
+    widget.noise, widget.log10_steepness = 2, 0.75
+    for key in ("floor", "excess"):
+        assert f"{widget.computed[key]:.4f}" in status(page)
+    page.get_by_role("combobox").select_option("two modes")
+    assert "It proves nothing here" in status(page)
+    hidden = show(FloorsExplorer(), "#floors?noise=3&log10_steepness=1.234567&target=nowhere")
+    assert "F(3), nats = 0.0411" in status(
+        hidden
+    )  # a steepness between two computed ones: the nearest
+
+
+def test_lessons_of_the_floors():
+    """Each of five seeds: no trained flow is below its floor; with noise the NLL is below F(0)."""
+    widget, board = FloorsExplorer.from_records(), TOYS["checkerboard"].entropy
+    alone, with_noise = ([d for d in widget.dots if bool(d["noise"]) is k] for k in (False, True))
+    assert len(alone) >= 3 and len(with_noise) >= 3
+    for dot in widget.dots:
+        assert len(dot["loss"]) >= 5
+        assert min(dot["loss"]) > board + constant_jacobian_floor(dot["noise"]), dot["name"]
+    limit = board + constant_jacobian_floor(0)
+    assert max(v for dot in with_noise for v in dot["nll"]) < limit - 0.05
+    assert min(v for dot in alone for v in dot["nll"]) > limit
+    assert {bool(dot["noise"]) for dot in widget.steep} == {False, True}
+    for dot in widget.steep:
+        assert len(dot["excess"]) >= 5
+        for L, excess in zip(dot["steepness"], dot["excess"], strict=True):
+            assert L > 1400 or excess > two_mode_optimum(L)[0], dot["name"]
+
+
+# ---------------------------------------------------------------- the joint, half-step by half-step
+
+
+JOINT = (
+    "arrays.js", "layers.js", "flow.js", "quadrature.js", "draws.js",
+    "base.js", "plot.js", "noise.js", "joint.js",
+)  # fmt: skip
+
+
+def random_anf(seed: int) -> am.Flow:
+    layers = am.anf(1, 1, steps=3, hidden=(8,), activation=torch.nn.Tanh)
+    return am.randomise(am.Flow(layers, am.StandardNormal(2)).double(), seed=seed)
+
+
+def joint_faults(page) -> list[str]:
+    """What is wrong with the page's stages, against torch, for the recorded and random flows."""
+    faults = []
+    for flow in (load_model("e2-anf-2"), *map(random_anf, SEEDS)):
+        for kind in ("data with noise", "samples of the model"):
+            expected = JointExplorer(flow, cloud=kind).points()
+            got = page.evaluate(
+                "([spec, kind]) => M.cloud(new M.Flow(spec), kind).map((v) => [...v])",
+                [export_flow(flow), kind],
+            )
+            off = [difference(g, e.T) for g, e in zip(got, expected, strict=True)]
+            if len(got) != len(list(flow.chain)) or not max(off) < 1e-9:
+                faults.append(f"{kind}: {off}")
+        layers = list(flow.double().chain)[1:]
+        rings = page.evaluate(
+            "(spec) => M.circles(new M.Flow(spec)).map((all) => [...all[0]])", export_flow(flow)
+        )
+        for ring, share in zip(rings, (0.5, 0.95), strict=True):
+            v = torch.tensor(ring, dtype=D).view(2, -1).T
+            for layer in layers:
+                v = layer(v)[0].detach()
+            inside = 1 - torch.exp(-0.5 * (v * v).sum(1))  # chi-squared with 2 degrees
+            if not (inside - share).abs().max() < 1e-6:
+                faults.append(f"ring {share}: {inside.min()} to {inside.max()}")
+    return faults
+
+
+def test_half_steps_are_those_of_torch(engine):
+    assert joint_faults(engine(*JOINT)) == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("halves[i].forward(out[i]", "halves[i].inverse(out[i]"),
+        ("halves[i - 1].inverse(out[i]", "halves[i - 1].forward(out[i]"),
+        ("u < 0.5 ? 2 : -2", "u < 0.5 ? -2 : 2"),
+        ("Math.log(1 - share)", "Math.log(share)"),
+    ],
+    ids=lambda fault: fault[1],
+)
+def test_a_fault_in_the_half_steps_is_seen(engine, fault):
+    assert joint_faults(engine(*JOINT, fault=fault)) != []
+
+
+def test_encoders_move_the_noise_and_decoders_the_data():
+    """The lesson of the plane, for the recorded flow and five random ones."""
+    for flow in (load_model("e2-anf-2"), *map(random_anf, SEEDS)):
+        stages = JointExplorer(flow).points()
+        for i, moved in enumerate((stages[1:] - stages[:-1]).abs().amax(1), 1):
+            still, moving = (0, 1) if i % 2 else (1, 0)
+            assert moved[still] == 0 and moved[moving] > 1e-3
+
+
+def test_joint_in_the_page(show):  # noqa: F811
+    widget = JointExplorer(load_model("e2-anf-2"))
+    page = show(widget)
+    page.get_by_role("slider", name="half-steps").press("End")
+    assert "4.00 of 4 half-steps, after decoder 2" in status(page)
+    page.get_by_role("button", name="Back").click()
+    assert "0.00 of 4 half-steps" in status(page)  # reduced motion: at once
+    page.get_by_role("slider", name="half-steps").press("ArrowRight")
+    picture = page.locator(".afx-plane svg")
+    box = picture.bounding_box()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.45 * box["width"], box["y"] + 60)
+    page.mouse.up()
+    widget.x = float(page.get_by_role("slider", name="example").input_value())
+    assert -2 < widget.x < 0 and "0.00 of 4 half-steps" in status(page)
+    for key in ("log_prob", "elbo", "gap"):
+        assert f"{widget.computed[key]:.4f}" in status(page)
+    assert f"{-widget.computed['log_prob']:.4f}" in status(page)
+
+
+def test_joint_refuses_what_it_cannot_show():
+    with pytest.raises(ValueError, match="expected Augment, then N times"):
+        JointExplorer(am.Flow(am.anf(1, 2, steps=1), am.StandardNormal(3)))
+    with pytest.raises(ValueError, match="expected Augment, then N times"):
+        JointExplorer(am.Flow(am.anf(1, 1, steps=1)[:2], am.StandardNormal(2)))
+    with pytest.raises(traitlets.TraitError, match="should not be greater than 4"):
+        JointExplorer(load_model("e2-anf-2")).step = 5.0

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 import augflow_mini as am
 from augflow_mini.explorers import (
     Explorer,
+    FloorsExplorer,
     GapExplorer,
+    JointExplorer,
     KSamplesExplorer,
     MixtureExplorer,
     SameNumberExplorer,
@@ -390,7 +392,8 @@ def _mixture(**traits: object) -> MixtureExplorer:
 
 
 WIDGETS = {"gap": GapExplorer, "mixture": _mixture}
-WIDGETS["k samples"] = KSamplesExplorer
+WIDGETS |= {"k samples": KSamplesExplorer, "floors": FloorsExplorer.from_records}
+WIDGETS["joint"] = lambda: JointExplorer(make("anf, 3 steps")[0])
 WIDGETS |= {"bars": TwoBarsExplorer, "modes": TwoModesBarsExplorer, "same": SameNumberExplorer}
 
 

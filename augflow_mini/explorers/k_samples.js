@@ -91,8 +91,7 @@ function keep(f) {
 
 const K_TICKS = [0, 2, 4, 6, 8, 10], STEPS = [0.1, 0.2, 0.3, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50];
 
-function drawBound(page, runs, gaps, log2K) {
-  const svg = page.svg.bound, width = page.width("bound"), tall = page.narrow() ? 130 : 190;
+function drawBound(svg, { width, tall }, runs, gaps, log2K) {
   const at = (p) => runs[0].map((_, j) => {
     const sorted = runs.map((run) => run[j].value).sort((u, v) => u - v);
     return sorted[Math.round(p * (REPEATS - 1))];
@@ -132,8 +131,7 @@ function histogram(logR, shares) {
   return out;
 }
 
-function drawWeights(page, logR) {
-  const svg = page.svg.weights, width = page.width("weights"), tall = page.narrow() ? 130 : 190;
+function drawWeights(svg, { width, tall }, logR) {
   const top = logR.reduce((m, l) => Math.max(m, l), -Infinity), w = logR.map((l) => Math.exp(l - top));
   const total = w.reduce((s, v) => s + v, 0), K = logR.length;
   const draws = histogram(logR, logR.map(() => 1 / K)), weight = histogram(logR, w.map((v) => v / total));
@@ -149,8 +147,8 @@ function drawWeights(page, logR) {
   plot.line(plot.X(0), plot.top, plot.X(0), plot.top + tall, "afx-mark");
 }
 
-function drawSandwich(page, rows) {
-  const svg = page.svg.sandwich, width = page.width("sandwich"), left = 78;
+function drawSandwich(svg, { width }, rows) {
+  const left = 78;
   const off = ({ truth, lower, upper }) => [lower - truth, upper - truth];
   const widest = Math.max(...rows.flatMap(([, s]) => off(s).map(Math.abs))), reach = atLeast(STEPS, 1.1 * widest);
   clear(svg, width, 30 * rows.length + 60);
@@ -204,13 +202,16 @@ function render(context) {
     const one = single(a, b, c, d, seed), many = enclosed(a, b, c, d, seed, log2K);
     const values = runs.map((run) => logProb + run[log2K].value), [runMean, runSe] = meanAndError(values);
 
-    drawBound(page, runs, gaps, log2K);
+    // All sizes first: to ask for one after a picture has changed costs a new layout of the page.
+    const tall = page.narrow() ? 130 : 190;
+    const sizes = ["bound", "weights", "sandwich"].map((name) => ({ width: page.width(name), tall }));
+    drawBound(page.svg.bound, sizes[0], runs, gaps, log2K);
     page.describe("bound", `The bound of K samples over K from 1 to ${MOST}. Its mean rises to log p of x and misses `
       + `${fixed(gaps[0], 2)} nats at K = 1, ${fixed(gaps[gaps.length - 1], 3)} at K = ${MOST}; runs scatter around it.`);
-    drawWeights(page, Array.from(ratios(mean, variance, seed)[0].subarray(0, K)));
+    drawWeights(page.svg.weights, sizes[1], Array.from(ratios(mean, variance, seed)[0].subarray(0, K)));
     page.describe("weights", `Histogram of ${K} log-weights: the share of the draws in each bin, and the share of `
       + `their summed weight. Effective sample size ${fixed(ess, 1)} of ${K}.`);
-    drawSandwich(page, log2K ? [["K = 1", one], [`K = ${K}`, many]] : [["K = 1", one]]);
+    drawSandwich(page.svg.sandwich, sizes[2], log2K ? [["K = 1", one], [`K = ${K}`, many]] : [["K = 1", one]]);
     page.describe("sandwich", `Mean bounds on ${OWN} samples of the model: with K = ${K} from `
       + `${fixed(many.lower, 2)} to ${fixed(many.upper, 2)} nats around ${fixed(many.truth, 2)}.`);
     page.say([
