@@ -3,7 +3,9 @@
 from .base import Explorer
 from .dequantise import DequantiseExplorer
 from .export import export_flow, import_flow
+from .floors import FloorsExplorer
 from .gap import GapExplorer
+from .joint import JointExplorer
 from .k_samples import KSamplesExplorer
 from .leapfrog import LeapfrogExplorer
 from .mixture import MixtureExplorer
@@ -13,7 +15,9 @@ from .two_bars import TwoBarsExplorer, TwoModesBarsExplorer
 __all__ = [
     "DequantiseExplorer",
     "Explorer",
+    "FloorsExplorer",
     "GapExplorer",
+    "JointExplorer",
     "KSamplesExplorer",
     "LeapfrogExplorer",
     "MixtureExplorer",
