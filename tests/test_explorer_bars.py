@@ -92,14 +92,14 @@ def modes_bars(state: dict[str, float]) -> tuple[float, float]:
     """Model error and gap of the two modes: KL by KL, over both modes, on grids of its own."""
     rank = FAMILIES.index(state["family"])
     a, b, h = state["a"] if rank else 1.0, state["b"] if rank else 0.0, state["h"] * (rank == 2)
-    c, s, d = (state[n] for n in "csd")
+    c, steep, d = (state[n] for n in "ctd")
     t, weight = _law(93, 8.3)
     x = torch.cat([-2 + 0.5 * t, 2 + 0.5 * t])[:, None]
     weight = torch.cat([weight, weight]) / 2
     normal = torch.distributions.Normal
 
     def log_likelihood(z):
-        return normal(c * torch.tanh(s * z), d).log_prob(x)
+        return normal(c * torch.tanh(steep * z), d).log_prob(x)
 
     z, prior = _law(623, 8.7)
     log_p = torch.logsumexp(log_likelihood(z) + prior.log(), dim=1)
@@ -178,7 +178,10 @@ MOVE = """([problem, states, ranges]) => states.map((s) => {
             Number(Object.keys(ranges).every((n) => next[n] >= ranges[n][0] && next[n] <= ranges[n][1]))];
   });
 })"""
-PROBLEMS = {"linear": (TwoBarsExplorer, states), "two modes": (TwoModesBarsExplorer, modes_states)}
+PROBLEMS = {
+    "linear": (TwoBarsExplorer, lambda n, seed: states(TwoBarsExplorer, n, seed)),
+    "two modes": (TwoModesBarsExplorer, modes_states),
+}
 
 
 def moves(page, problem: str, rows: list[dict[str, float]]) -> torch.Tensor:
@@ -187,11 +190,9 @@ def moves(page, problem: str, rows: list[dict[str, float]]) -> torch.Tensor:
     return torch.tensor(page.evaluate(MOVE, [problem, rows, limits]), dtype=D)
 
 
-@pytest.mark.parametrize(("problem", "count"), [("linear", STATES), ("two modes", 150)])
+@pytest.mark.parametrize(("problem", "count"), [("linear", STATES), ("two modes", 40)])
 def test_no_move_raises_what_it_must_not(page, problem, count):
-    rows = (
-        states(TwoBarsExplorer, count) if problem == "linear" else modes_states(count, seed=2)
-    )
+    rows = PROBLEMS[problem][1](count, seed=2)
     q, p, both = moves(page, problem, rows).unbind(1)
     assert (q[:, 3] == q[:, 0]).all()  # a step in q leaves the model error, to the last bit
     assert (q[:, 4] <= q[:, 1]).all()  # and never raises the gap
@@ -205,7 +206,7 @@ def test_no_move_raises_what_it_must_not(page, problem, count):
     assert ((both[:, 2] - both[:, 5]) > 1e-4).double().mean() > 0.8
 
 
-@pytest.mark.parametrize(("problem", "count"), [("linear", 200), ("two modes", 60)])
+@pytest.mark.parametrize(("problem", "count"), [("linear", 200), ("two modes", 30)])
 def test_a_step_in_p_from_a_good_q_raises_the_gap(page, problem, count):
     """Where q has just been moved. In the linear model the gap is then 0, so it must rise."""
     widget, make = PROBLEMS[problem]
@@ -216,8 +217,8 @@ def test_a_step_in_p_from_a_good_q_raises_the_gap(page, problem, count):
         [problem, rows, ranges(widget)],
     )
     p = moves(page, problem, ready)[:, 1]
-    rises, falls = p[:, 4] > p[:, 1] + 1e-6, p[:, 5] < p[:, 2] - 1e-6
-    assert falls.double().mean() > 0.9
+    rises, falls = p[:, 4] > p[:, 1] + 1e-6, p[:, 5] < p[:, 2] - 1e-2
+    assert falls.double().mean() > 0.5
     if problem == "linear":
         closed = p[:, 1] < 1e-8  # unless the best encoder lies outside the sliders
         assert closed.sum() > 50 and rises[closed & falls].all()
@@ -256,13 +257,13 @@ LADDER = """([start, ranges, rounds]) => {
 
 
 def test_a_richer_q_lets_p_get_better(page):
-    """From 6 starts, 12 rounds of q and p: error and sum fall from N(0, 1) to Gaussian to flow."""
+    """From 5 starts, 8 rounds of q and p: error and sum fall from N(0, 1) to Gaussian to flow."""
     limits, g = ranges(TwoModesBarsExplorer), torch.Generator().manual_seed(4)
-    draws = torch.rand(6, 3, generator=g, dtype=D).tolist()
-    starts = [{"c": 1.5, "s": 1.0, "d": 0.8}]
-    starts += [{"c": 1 + 1.5 * u, "s": 0.6 + v, "d": 0.5 + w} for u, v, w in draws[1:]]
+    draws = torch.rand(5, 3, generator=g, dtype=D).tolist()
+    starts = [{"c": 1.5, "t": 1.0, "d": 0.8}]
+    starts += [{"c": 1 + 1.5 * u, "t": 0.6 + v, "d": 0.5 + w} for u, v, w in draws[1:]]
     for start in starts:
-        found = page.evaluate(LADDER, [{"a": 1, "b": 0, "h": 0, **start}, limits, 12])
+        found = page.evaluate(LADDER, [{"a": 1, "b": 0, "h": 0, **start}, limits, 8])
         n, g_, f = (found[name] for name in FAMILIES)
         assert n["gap"] < 1e-9 and n["error"] == pytest.approx(0.72355, abs=1e-4)  # collapsed
         assert f["sum"] < g_["sum"] - 0.2 < n["sum"] - 0.4, (start, found)
@@ -273,7 +274,7 @@ def test_idle_noise_is_a_standstill(page):
     """The collapsed model has no gap, and no move of q, p or both leaves it."""
     preset = page.evaluate("() => M.TWO_MODES.presets['Ignore the noise']")
     for family in FAMILIES:
-        found = moves(page, "two modes", [{"s": 1.0, **preset, "family": family}])[0]
+        found = moves(page, "two modes", [{"t": 1.0, **preset, "family": family}])[0]
         assert found[:, 1].abs().max() < 1e-10  # the gap
         assert (found[:, 2] - found[:, 5]).abs().max() < 1e-6
 
@@ -399,7 +400,7 @@ def test_the_page_shows_the_ledger(show):  # noqa: F811
     for option in explorer.options("counted"):
         tab.get_by_role("combobox").select_option(option)
         explorer.counted = option
-        shown = tab.locator(".afx-ledger svg").inner_text().replace("\u2212", "-")
+        shown = tab.locator(".afx-ledger svg").text_content().replace("\u2212", "-")
         for rows in explorer.ledgers().values():
             for name, value in rows.items():
                 assert f"{value:.4f}" in shown, (option, name, shown)

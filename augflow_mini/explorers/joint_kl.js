@@ -40,7 +40,7 @@ export const LINEAR = {
   },
 };
 
-// ---- two modes at -2 and 2, decoder x = c tanh(s z) + d y: quadrature ------------------------------
+// ---- two modes at -2 and 2, decoder x = c tanh(t z) + d y: quadrature ------------------------------
 
 const MODE = 2, SD = 0.5, Z = grid(-9, 9, 561);
 const modes = (x) => 0.5 * (normal(x, -MODE, SD) + normal(x, MODE, SD));
@@ -65,11 +65,11 @@ const FAMILIES = {
    r = (e + sqrt(1 + e^2)) exp(h tanh(x)): sinh(...) = (r - 1/r)/2 and dz/de = a (r + 1/r)/2 / sqrt(1 + e^2). */
 export const TWO_MODES = {
   key: "two_modes", title: "a curved decoder for two modes",
-  q: ["b", "a", "h"], p: ["c", "s", "d"], families: FAMILIES, reach: 4,
+  q: ["b", "a", "h"], p: ["c", "t", "d"], families: FAMILIES, reach: 4,
   presets: { "Ignore the noise": { a: 1, b: 0, h: 0, c: 0, d: Math.sqrt(MODE * MODE + SD * SD) } },
   entropy: -meanOverData((x) => Math.log(modes(x))),
   data: modes,
-  mean: ({ c, s }, z) => c * tanh(s * z),
+  mean: ({ c, t }, z) => c * tanh(t * z),
   encode: ({ a, b, h }, x, e) => b * x + a * Math.sinh(Math.asinh(e) + h * Math.tanh(x)),
 
   error(state) {
@@ -83,13 +83,13 @@ export const TWO_MODES = {
     });
   },
 
-  sum({ a, b, c, d, h, s }, on = FINE) {
+  sum({ a, b, c, d, h, t }, on = FINE) {
     const { t: e, weight } = on.e, { root } = on;
     const logRatio = meanOverData((x) => {       // log q(z | x) - log p(x, z), its mean over e
       const skew = Math.exp(h * tanh(x));
       let total = 0;
       for (let i = 0; i < e.length; i++) {
-        const r = (e[i] + root[i]) * skew, z = b * x + 0.5 * a * (r - 1 / r), y = (x - c * tanh(s * z)) / d;
+        const r = (e[i] + root[i]) * skew, z = b * x + 0.5 * a * (r - 1 / r), y = (x - c * tanh(t * z)) / d;
         total += weight[i] * (0.5 * (y * y + z * z - e[i] * e[i]) - Math.log((r + 1 / r) / root[i]));
       }
       return total;

@@ -54,7 +54,7 @@ export function vae({ a, b, c, d }, x, e) {
 // ---- the picture ---------------------------------------------------------------------------------
 
 const COUNTS = ["nothing", "scale a", "scale a, shift b x"];
-const Q_NAMES = ["\u2212log q(e)", "\u2212log q(u)", "\u2212log q(z | x)"];
+const Q_NAMES = ["\u2212log q(e)", "\u2212log q(a e)", "\u2212log q(z | x)"];
 const COLOURS = ["blue", "green", "orange"];
 const ROW = 40, HEAD = 34;
 
@@ -152,7 +152,7 @@ function render(context) {
 function remark({ a, b }, x, count) {
   const logA = `log a = ${fixed(Math.log(a))}`;
   if (count === 0) return `No layer is counted to q: VFlow is ANF, and ${logA} stands with the contributions.`;
-  if (count === 1) return `q(u) = N(0, ${fixed(a, 2)}\u00b2) for u = a e: ${logA} has moved into \u2212log\u00a0q.`;
+  if (count === 1) return `q(a e) = N(0, ${fixed(a, 2)}\u00b2): ${logA} has moved into \u2212log\u00a0q.`;
   return `q(z | x) = N(${fixed(b * x, 2)}, ${fixed(a, 2)}\u00b2), the VAE's encoder: the shift brings 0, ${logA} is in \u2212log\u00a0q.`;
 }
 

@@ -92,7 +92,7 @@ class TwoBarsExplorer(Explorer):
 class TwoModesBarsExplorer(TwoBarsExplorer):
     """The same two bars for two modes and a curved decoder, by quadrature; q from three families.
 
-        p: x = c tanh(s z) + d y,   z, y ~ N(0, 1)
+        p: x = c tanh(t z) + d y,   z, y ~ N(0, 1)
         q: z = e;   z = b x + a e;   z = b x + a sinh(asinh(e) + h tanh(x))
 
     Each family holds the one before it. The page moves a, b and h by its buttons only.
@@ -100,14 +100,14 @@ class TwoModesBarsExplorer(TwoBarsExplorer):
     Traits:
         family: "N(0, 1)", "Gaussian" or "flow".
         a, b, h: scale, slope and skew of q.
-        c, s, d: height, steepness and noise of p.
+        c, t, d: height, steepness and noise of p.
     """
 
     alt = (
         "Two modes of data, the model's density and its noise given x against q, and the joint KL "
         "as a bar: the model error with the gap on top."
     )
-    controls = ("family", "c", "s", "d", "a", "b", "h")
+    controls = ("family", "c", "t", "d", "a", "b", "h")
     reach = 4.0
     families = ("N(0, 1)", "Gaussian", "flow")
 
@@ -117,7 +117,7 @@ class TwoModesBarsExplorer(TwoBarsExplorer):
     b = traitlets.Float(0.0, min=-0.2, max=1.2).tag(sync=True, label="b", step=0.01, hidden=True)
     h = traitlets.Float(0.0, min=0.0, max=2.0).tag(sync=True, label="h", step=0.01, hidden=True)
     c = traitlets.Float(1.5, min=0.0, max=2.6).tag(sync=True, label="p: height c", step=0.01)
-    s = traitlets.Float(1.0, min=0.2, max=5.0).tag(sync=True, label="p: steepness s", step=0.01)
+    t = traitlets.Float(1.0, min=0.2, max=5.0).tag(sync=True, label="p: steepness t", step=0.01)
     d = traitlets.Float(0.8, min=0.4, max=2.2).tag(sync=True, label="p: noise d", step=0.01)
 
     @traitlets.validate("family")
@@ -137,7 +137,7 @@ class TwoModesBarsExplorer(TwoBarsExplorer):
         a, b, h = self.a if rank else 1.0, self.b if rank else 0.0, self.h if rank == 2 else 0.0
         x, e = slice(0, 1), slice(1, 2)
         encode = AffineCoupling(_Curve(math.log(a), b), writes=e, reads=x)
-        decode = AffineCoupling(_Curve(math.log(self.d), self.c, self.s), writes=x, reads=e)
+        decode = AffineCoupling(_Curve(math.log(self.d), self.c, self.t), writes=x, reads=e)
         layers = [Augment(StandardNormal(1), keep=1), Skew(h), encode, Inverse(decode)]
         return Flow(layers, StandardNormal(2))
 
