@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .distributions import Law
-from .transform import Inverse, Transform
+from .transform import Inverse, Transform, checked_count
 
 
 class Slice(Transform):
@@ -31,9 +31,7 @@ class Slice(Transform):
 
     def __init__(self, law: Law, *, keep: int) -> None:
         super().__init__()
-        if keep < 1:
-            raise ValueError(f"Slice: keep is {keep}, expected at least 1 feature")
-        self.law, self.keep = law, keep
+        self.law, self.keep = law, checked_count(keep, "Slice: keep", of=" feature")
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kept, dropped = self.record(x)
@@ -42,6 +40,12 @@ class Slice(Transform):
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         self._check_kept(z)
         dropped, log_prob = self.law.draw(z)
+        if z.shape[2:] != dropped.shape[2:]:
+            raise ValueError(
+                f"Slice/Augment: the noise has event shape {tuple(dropped.shape[1:])}, the data "
+                f"{tuple(z.shape[1:])}; expected the same positions after dimension 1: give the law "
+                "the data's shape, as in StandardNormal(3, 32, 32)"
+            )
         return torch.cat([z, dropped], dim=1), -log_prob
 
     def record(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,9 +62,10 @@ class Slice(Transform):
 
     def _check_kept(self, z: Tensor) -> None:
         if z.dim() < 2 or z.shape[1] != self.keep:
+            width = z.shape[1] if z.dim() > 1 else "its width"
             raise ValueError(
                 f"Slice/Augment(keep={self.keep}) got an input of shape {tuple(z.shape)}, expected "
-                f"{self.keep} features in dimension 1; build it with keep={z.shape[-1]} or check "
+                f"{self.keep} features in dimension 1; build it with keep={width} or check "
                 "the data's width"
             )
 

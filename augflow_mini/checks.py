@@ -31,15 +31,18 @@ def check_transform(layer: Transform, x: Tensor, *, atol: float = 1e-8) -> None:
     parameter and agree with differences; `state_dict` carries everything; `repr` works; float32
     stays float32.
 
-    A layer that draws noise is compared with its noise fixed (same seed); its Jacobian is not
-    square and is left to `check_normalised`.
+    A layer that draws noise in one direction is compared with its noise fixed (same seed); its
+    Jacobian is not square and is left to `check_normalised`.
 
     Args:
         layer: the layer, its parameters randomised (`randomise`), not at the identity.
         x: (B, ...) with B >= 2, float64, in the layer's domain.
         atol: absolute tolerance of the round trip and the Jacobian.
+
+    Raises:
+        ValueError: the layer cannot be checked in this way; says what to do.
     """
-    assert x.dtype == torch.float64 and len(x) > 1, "check in float64, with 2 rows or more"
+    _check_checkable(layer, x)
     if layer.stochastic_inverse and not layer.stochastic_forward:  # Slice: check its mirror image
         layer, x = Inverse(layer), _seeded(layer, x)[0].detach()
     before = x.clone()
@@ -73,6 +76,30 @@ def check_transform(layer: Transform, x: Tensor, *, atol: float = 1e-8) -> None:
     x32, back32 = single.inverse(z32)
     kinds = {t.dtype for t in (z32, c32, x32, back32)}
     assert kinds == {torch.float32}, "float32 does not stay float32"
+
+
+def _check_checkable(layer: Transform, x: Tensor) -> None:
+    name = type(layer).__name__
+    if not isinstance(layer, Transform):
+        raise ValueError(f"check_transform got a {name}, expected a Transform: subclass it")
+    if not isinstance(x, Tensor) or x.dtype != torch.float64 or x.dim() < 2 or len(x) < 2:
+        what = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            f"check_transform got x as {what}, expected float64 of shape (B, ...) with 2 rows or "
+            "more; x.double() converts"
+        )
+    states = [*layer.parameters(), *layer.buffers()]
+    single = {t.dtype for t in states if t.is_floating_point()} - {torch.float64}
+    if single:
+        raise ValueError(
+            f"check_transform: {name} holds {', '.join(sorted(map(str, single)))}, expected float64, "
+            "where rounding does not hide a mistake; call it with layer.double()"
+        )
+    if layer.stochastic_forward and layer.stochastic_inverse:
+        raise ValueError(
+            f"check_transform: {name} draws noise in both directions, so nothing comes back as it "
+            "was; check its parts one by one, and the whole with check_normalised(Flow([...], base))"
+        )
 
 
 def _seeded(layer: Transform, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .augment import Augment
 from .distributions import StandardNormal, StandardUniform
 from .pointwise import Sigmoid
-from .transform import On, Transform, may_look
+from .transform import On, Transform, checked_count, may_look
 
 
 class Carry(Transform):
@@ -39,9 +39,7 @@ class Carry(Transform):
     def __init__(self, levels: int, *, validate: bool = True) -> None:
         super().__init__()
         self.validate = validate
-        if int(levels) != levels or levels < 2:
-            raise ValueError(f"Carry: levels is {levels}, expected an integer of at least 2")
-        self.levels = int(levels)
+        self.levels = checked_count(levels, "Carry: levels", least=2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.dim() < 2 or x.shape[1] % 2:

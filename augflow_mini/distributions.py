@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transform import may_look, sum_event
+from .transform import checked_count, may_look, sum_event
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -43,12 +43,15 @@ class Fixed(Law):
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
-        if not shape or any(int(n) != n or n < 1 for n in shape):
+        try:
+            self.shape = tuple(checked_count(n, "n") for n in shape)
+        except ValueError:
+            self.shape = ()
+        if not self.shape:
             raise ValueError(
                 f"{type(self).__name__}: shape {shape}, expected one or more positive integers, "
                 f"as in {type(self).__name__}(2) or {type(self).__name__}(3, 32, 32)"
             )
-        self.shape = tuple(int(n) for n in shape)
 
     def log_prob(self, value: Tensor, given: Tensor | None = None) -> Tensor:
         if value.shape[1:] != self.shape:
@@ -73,9 +76,7 @@ class StandardNormal(Fixed):
         return -0.5 * (sum_event(value * value) + LOG_2PI * math.prod(self.shape))
 
     def draw(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        value = torch.randn(
-            given.shape[0], *self.shape, dtype=given.dtype, device=given.device
-        )
+        value = torch.randn(given.shape[0], *self.shape, dtype=given.dtype, device=given.device)
         return value, self.density(value)
 
     def entropy(self) -> float:
@@ -93,6 +94,8 @@ class StandardUniform(Fixed):
 
     def draw(self, given: Tensor) -> tuple[Tensor, Tensor]:
         value = torch.rand(given.shape[0], *self.shape, dtype=given.dtype, device=given.device)
+        # Once in 2^24 numbers float32 draws 0, whose logit is infinite: half a step above it.
+        value = value.clamp_min(torch.finfo(given.dtype).eps / 4)
         return value, value.new_zeros(value.shape[0])
 
 
@@ -123,7 +126,9 @@ class GaussianNet(Law):
         return mean + log_s.exp() * noise, -sum_event(0.5 * (noise * noise + LOG_2PI) + log_s)
 
     def _params(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.net(given).to(given.dtype)  # under autocast only the network is in half precision
+        out = self.net(given).to(
+            given.dtype
+        )  # under autocast only the network is in half precision
         if out.shape[1] % 2:
             raise ValueError(
                 f"GaussianNet: the network returned {out.shape[1]} features, expected an even "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .bounds import ImportanceBound, LogWeights, Sandwich, sandwich
 from .distributions import Fixed
-from .transform import Chain, Transform, may_look
+from .transform import Chain, Transform, checked_count, may_look
 
 
 @dataclass(frozen=True)
@@ -100,19 +100,17 @@ class Flow(nn.Module):
         Raises:
             ValueError: k < 1 or rows < 1.
         """
-        if int(k) != k or k < 1:
-            raise ValueError(f"iw_bound: k is {k}, expected an integer of at least 1 sample")
-        if rows < 1:
-            raise ValueError(f"iw_bound: rows is {rows}, expected at least 1")
+        k = checked_count(k, "iw_bound: k", of=" sample")
+        rows = checked_count(rows, "iw_bound: rows")
         self._check(x)
-        parts = [self._stream(part, int(k), rows) for part in x.split(rows)]
+        parts = [self._stream(part, k, rows) for part in x.split(rows)]
         if len(parts) == 1:
             return parts[0]
         joined = {
             name: torch.cat([getattr(p, name) for p in parts])
             for name in ("value", "elbo", "ess", "var_log_weight")
         }
-        return ImportanceBound(**joined, k=int(k))
+        return ImportanceBound(**joined, k=k)
 
     def _stream(self, x: Tensor, k: int, rows: int) -> ImportanceBound:
         total = LogWeights()
@@ -140,12 +138,8 @@ class Flow(nn.Module):
         Raises:
             ValueError: n < 2 or draws < 1.
         """
-        if n < 2:
-            raise ValueError(
-                f"sandwich: n is {n}, expected at least 2 samples for standard errors"
-            )
-        if int(draws) != draws or draws < 1:
-            raise ValueError(f"sandwich: draws is {draws}, expected an integer of at least 1")
+        n = checked_count(n, "sandwich: n", least=2, of=" samples, for standard errors")
+        draws = checked_count(draws, "sandwich: draws")
         with torch.no_grad():
             z, base_log_prob = self._draw_base(n)
             x, minus_contrib = self.chain.inverse(z)
@@ -164,9 +158,7 @@ class Flow(nn.Module):
         Raises:
             ValueError: n < 1.
         """
-        if n < 1:
-            raise ValueError(f"sample: n is {n}, expected at least 1")
-        return self.chain.inverse(self._draw_base(n)[0])[0]
+        return self.chain.inverse(self._draw_base(checked_count(n, "sample: n"))[0])[0]
 
     def encode(self, x: Tensor) -> Latents:
         """The latents of x, the sliced ones included. Augmentation noise is drawn anew each time."""

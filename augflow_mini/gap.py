@@ -27,7 +27,7 @@ from .integrate import (
     quadrature,
     run_on,
 )
-from .transform import Inverse
+from .transform import Inverse, checked_count
 
 # ---- linear models: everything in closed form -----------------------------------------------
 
@@ -275,8 +275,7 @@ def expected_iw_bound(log_w: Tensor, mass: Tensor, k: int) -> Tensor:
         mass: probability (N,) of each node under q.
         k: K >= 1.
     """
-    if int(k) != k or k < 1:
-        raise ValueError(f"expected_iw_bound: k is {k}, expected an integer of at least 1 sample")
+    k = checked_count(k, "expected_iw_bound: k", of=" sample")
     used = mass > 1e-17
     log_w, mass = log_w[:, used], mass[used] / mass[used].sum()
     out = []
@@ -344,11 +343,11 @@ def measure_gap(flow: Flow, x: Tensor, *, k: int = 1000) -> GapReport:
     Raises:
         ValueError: fewer than 2 examples or draws.
     """
-    if len(x) < 2 or k < 2:
+    if len(x) < 2 or (isinstance(k, int) and k < 2):
         raise ValueError(
             f"measure_gap: {len(x)} examples and k = {k}, expected at least 2 of each for errors"
         )
-    n = len(x)
+    k, n = checked_count(k, "measure_gap: k", least=2, of=" draws"), len(x)
     with torch.no_grad():
         iw = flow.iw_bound(x, k)
         elbo_se = (iw.var_log_weight.mean() / (k * n)).sqrt().item()

@@ -5,8 +5,7 @@ Every list starts at integers 0 .. levels - 1 of shape (B, C, H, W). `latent_sha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -15,19 +14,13 @@ from .augment import Augment, Slice
 from .coupling import AffineCoupling
 from .dequantize import uniform_dequantize, variational_dequantize
 from .distributions import GaussianNet, StandardNormal
-from .imagenets import (
-    ContextNet,
-    ConvNet,
-    GatedAttentionNet,
-    GatedBlock,
-    GatedConv,
-    WideResidualNet,
-)
+from .image_plans import conditional_flow, couplings_on, mixture_step, planned  # noqa: F401
+from .imagenets import ConvNet, GatedBlock, GatedConv, WideResidualNet
 from .linear import ActNorm, InvertibleLinear
 from .mixlogistic import MixLogisticCoupling
 from .pointwise import Logit, Scale, Sigmoid
-from .shape import Append, Checkerboard, Squeeze
-from .transform import Inverse, On, Transform
+from .shape import Checkerboard, Squeeze
+from .transform import Inverse, On, Transform, checked_count
 
 FLOWPP_PLAN = (*["checkerboard"] * 4, "squeeze", *["channel"] * 2, *["checkerboard"] * 3)
 VFLOW_PLAN = (
@@ -59,124 +52,12 @@ def latent_shape(
     return (c + extra) * 4**n, h // 2**n, w // 2**n
 
 
-def mixture_step(
-    writes: slice,
-    reads: Sequence[slice],
-    *,
-    size: tuple[int, int],
-    components: int,
-    context: int = 0,
-    **net: object,
-) -> MixLogisticCoupling:
-    """A mixture coupling with Flow++'s conditioner; the last `context` reads are context."""
-    moved = writes.stop - writes.start
-    seen = sum(b.stop - b.start for b in reads) - context
-    outputs = moved * (2 + 3 * components)
-    conditioner = GatedAttentionNet(seen, outputs, size=size, context=context, **net)
-    return MixLogisticCoupling(conditioner, writes=writes, reads=reads, components=components)
-
-
-def couplings_on(
-    start: int,
-    width: int,
-    *,
-    size: tuple[int, int],
-    count: int,
-    context: slice | None = None,
-    pixel_norm: bool = False,
-    **step: object,
-) -> list[Transform]:
-    """`count` times: norm and 1x1 convolution of each half of a block, then a coupling.
-
-    Args:
-        start, width: the block of dimension 1; its first and second half are written by turns.
-        size: (H, W).
-        context: features that every coupling reads besides.
-        pixel_norm: an `ActNorm` scale for each position.
-        step: options of `mixture_step`.
-    """
-    middle, stop = start + width // 2, start + width
-    a, b = slice(start, middle), slice(middle, stop)
-    layers: list[Transform] = []
-    for i in range(count):
-        reads, writes = (a, b) if i % 2 == 0 else (b, a)
-        layers += [
-            On(slice(start, stop), ActNorm(width, *(size if pixel_norm else ()))),
-            *[On(half, InvertibleLinear(half.stop - half.start, noise=0.01)) for half in (a, b)],
-            mixture_step(
-                writes,
-                [reads] if context is None else [reads, context],
-                size=size,
-                context=0 if context is None else context.stop - context.start,
-                **step,
-            ),
-        ]
-    return layers
-
-
-def conditional_flow(
-    given: int,
-    width: int,
-    *,
-    size: tuple[int, int],
-    context: int = 32,
-    context_blocks: int = 3,
-    levels: int | None = None,
-    count: int = 4,
-    **step: object,
-) -> list[Transform]:
-    """q(e | x) on images: checkerboard couplings that read the first channels and move the rest.
-
-    A context network looks at x once; its features are appended, read and dropped again. The given
-    channels leave as they came.
-
-    Args:
-        given, width: channels of x and of e.
-        size: (H, W).
-        context, context_blocks: width and depth of the context network.
-        levels: x holds integers 0 .. levels - 1; None for numbers of moderate size.
-        count: how many couplings.
-        step: options of `couplings_on`.
-    """
-    half = (size[0], size[1] // 2)
-    board = Checkerboard([given, width], columns=True)
-    net = ContextNet(
-        2 * given,
-        filters=context,
-        blocks=context_blocks,
-        levels=levels,
-        dropout=step.get("dropout", 0.0),
-    )
-    reader = Append(net, reads=slice(0, 2 * given), width=context)
-    stop = 2 * (given + width)
-    layers = couplings_on(
-        2 * given, 2 * width, size=half, count=count, context=slice(stop, stop + context), **step
-    )
-    return [board, reader, *layers, Inverse(reader), Inverse(board)]
-
-
-def planned(
-    channels: int, size: tuple[int, int], plan: Sequence[str], **step: object
-) -> Iterator[Transform]:
-    """The layers of a coupling plan: "checkerboard", "channel" and "squeeze" in any order."""
-    for kind, run in groupby(plan):
-        count = len(list(run))
-        if kind == "squeeze":
-            for _ in range(count):
-                yield Squeeze()
-                channels, size = 4 * channels, (size[0] // 2, size[1] // 2)
-        elif kind == "channel":
-            yield from couplings_on(0, channels, size=size, count=count, **step)
-        elif kind == "checkerboard":
-            board = Checkerboard(columns=True)
-            half = (size[0], size[1] // 2)
-            yield board
-            yield from couplings_on(0, 2 * channels, size=half, count=count, **step)
-            yield Inverse(board)
-        else:
-            raise ValueError(
-                f"plan: {kind!r} is unknown, expected 'checkerboard', 'channel' or 'squeeze'"
-            )
+def _check_image(recipe: str, shape: Sequence[int], **counts: int) -> None:
+    """Refuse a shape other than (C, H, W) and numbers below 1."""
+    if not isinstance(shape, Sequence) or len(shape) != 3:
+        raise ValueError(f"{recipe}: shape is {shape!r}, expected (channels, height, width)")
+    for name, value in {**dict(zip("CHW", shape, strict=True)), **counts}.items():
+        checked_count(value, f"{recipe}: {name}")
 
 
 def vflow_image(
@@ -221,6 +102,8 @@ def vflow_image(
     Base: `StandardNormal(*latent_shape(shape, extra=extra, plan=plan))`. Ho et al. 2019, Flow++;
     Chen et al. 2020, VFlow, and their released CIFAR-10 scripts.
     """
+    _check_image("vflow_image", shape, filters=filters, blocks=blocks, components=components)
+    checked_count(extra, "vflow_image: extra", least=0)
     c, *size = shape
     size = tuple(size)
     step = dict(components=components, heads=heads, dropout=dropout, pixel_norm=pixel_norm)
@@ -274,6 +157,8 @@ def vflow_mini(
         extra: 0, 1 or 3.
         options: replace any setting of `IMAGE_CONFIGS["vflow_mini_<extra>"]`.
     """
+    if f"vflow_mini_{extra}" not in IMAGE_CONFIGS:
+        raise ValueError(f"vflow_mini: extra is {extra!r}, expected 0, 1 or 3 channels")
     return vflow_image(shape, **{**IMAGE_CONFIGS[f"vflow_mini_{extra}"], **options})
 
 
@@ -320,6 +205,7 @@ def glow(
     Base: `StandardNormal` of shape (C 2^(scales + 1), H / 2^scales, W / 2^scales). Kingma and
     Dhariwal 2018; uniform noise as there, the logit as in Real NVP.
     """
+    _check_image("glow", shape, scales=scales, steps=steps, filters=filters)
     layers, channels = _pixels(levels, shape, validate), shape[0]
     for scale in range(scales):
         layers.append(Squeeze())
@@ -349,6 +235,7 @@ def realnvp_image(
     Base: `StandardNormal` of shape (C 2^(scales - 1), H / 2^(scales - 1), W / 2^(scales - 1)).
     Dinh et al. 2017, section 3.6.
     """
+    _check_image("realnvp_image", shape, scales=scales, filters=filters, blocks=blocks)
     layers, channels = _pixels(levels, shape, validate), shape[0]
     net = dict(filters=filters, blocks=blocks)
 
@@ -384,6 +271,7 @@ def anf_image(
 
     Base: `StandardNormal(4 C + extra, H / 2, W / 2)`. Huang et al. 2020; networks are ours.
     """
+    _check_image("anf_image", shape, extra=extra, steps=steps, filters=filters, blocks=blocks)
     c, h, w = shape
     x, e = slice(0, 4 * c), slice(4 * c, 4 * c + extra)
     layers = [*_pixels(levels, shape, validate), Squeeze(), ActNorm(4 * c)]

@@ -118,8 +118,9 @@ def _width(law: Law, given: Tensor) -> int:
 
 def _from_normal(law: Law, given: Tensor, noise: Tensor) -> Tensor:
     """Standard normal numbers -> noise with the given law, smoothly: the rule stays fast."""
-    if isinstance(law, StandardUniform):  # kept off 1, which is outside [0, 1)
-        return torch.special.ndtr(noise).clamp(max=1 - torch.finfo(noise.dtype).eps)
+    if isinstance(law, StandardUniform):  # kept off 1, which is outside [0, 1), and off logit(0)
+        info = torch.finfo(noise.dtype)
+        return torch.special.ndtr(noise).clamp(info.tiny, 1 - info.eps)
     if isinstance(law, GaussianNet):
         log_s, mean = law.net(given).chunk(2, dim=1)
         return mean + log_s.exp() * noise
@@ -212,14 +213,19 @@ def quadrature(
     if limit < 9:
         raise ValueError(f"quadrature: max_nodes is {max_nodes}, expected at least 9")
 
-    def log_w(rows: Tensor, t: Tensor) -> Tensor:  # (b,), (b, N, d) -> (b, N)
+    def joint_at(rows: Tensor, t: Tensor) -> list[Tensor]:
+        """log p(x, e), log q(e | x) and e at the nodes t (b, N, d) of some examples, in parts."""
         out = []
         per = max(1, 65_536 // t.shape[1])  # bounded memory
         for r, part in zip(rows.split(per), t.split(per), strict=True):
             many = x[r].repeat_interleave(part.shape[1], dim=0)
-            joint, log_q, *_ = run_on(flow, many, part.flatten(0, 1), _from_normal)
-            out.append((joint - log_q).view(len(r), -1))
-        return torch.cat(out)
+            joint, log_q, e, _ = run_on(flow, many, part.flatten(0, 1), _from_normal)
+            out.append((joint.view(len(r), -1), log_q.view(len(r), -1), e.view(part.shape)))
+        return [torch.cat(parts) for parts in zip(*out, strict=True)]
+
+    def log_w(rows: Tensor, t: Tensor) -> Tensor:  # (b,), (b, N, d) -> (b, N)
+        joint, log_q, _ = joint_at(rows, t)
+        return joint - log_q
 
     def posterior(rows: Tensor, t: Tensor) -> Tensor:  # unnormalised; no mass where it overflows
         values = log_w(rows, t) + _log_normal(t)
@@ -236,16 +242,14 @@ def quadrature(
 
         s, log_cell = _grid(nodes, d)
         t = centre[:, None] + s @ axes.mT
-        many = x.repeat_interleave(t.shape[1], dim=0)
-        joint, log_q, e, _ = run_on(flow, many, t.flatten(0, 1), _from_normal)
-        joint, log_q = joint.view(len(x), -1), log_q.view(len(x), -1)
+        joint, log_q, e = joint_at(torch.arange(len(x)), t)
         mass = torch.softmax(joint - log_q + _log_normal(t) + log_cell, dim=1)
     return Quadrature(
         log_p=log_p,
         elbo=elbo,
         error=error + error_q,
         edge=torch.maximum(edge, edge_q),
-        e=e.view(*t.shape),
+        e=e,
         log_posterior=joint - log_p[:, None],
         log_q=log_q,
         mass=mass,

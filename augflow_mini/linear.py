@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transform import Transform
+from .transform import Transform, checked_count
 
 
 def _places(x: Tensor) -> int:
@@ -44,6 +44,7 @@ class ActNorm(Transform):
 
     def __init__(self, features: int, *positions: int) -> None:
         super().__init__()
+        features = checked_count(features, "ActNorm: features")
         self.features, self.positions = features, positions
         self.log_s = nn.Parameter(torch.zeros(features, *positions))
         self.shift = nn.Parameter(torch.zeros(features, *positions))
@@ -135,7 +136,7 @@ class InvertibleLinear(Transform):
 
     def __init__(self, features: int, *, noise: float | None = None) -> None:
         super().__init__()
-        self.features = features
+        self.features = features = checked_count(features, "InvertibleLinear: features")
         start = torch.randn(features, features, dtype=torch.float64)
         if noise is None:
             start = torch.linalg.qr(start)[0]
@@ -192,7 +193,11 @@ class InvertibleLinear(Transform):
 
     @staticmethod
     def _apply_matrix(w: Tensor, x: Tensor) -> Tensor:
-        return x @ w.T if x.dim() == 2 else F.conv2d(x, w[:, :, None, None])
+        if x.dim() == 2:
+            return x @ w.T
+        if x.dim() == 4 and x.numel():
+            return F.conv2d(x, w[:, :, None, None])
+        return torch.einsum("ij,bj...->bi...", w, x)  # any other number of places, none too
 
     def _contrib(self, x: Tensor) -> Tensor:
         return (self.log_diag.sum() * _places(x)).expand(x.shape[0])

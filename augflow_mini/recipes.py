@@ -11,7 +11,21 @@ from .coupling import AffineCoupling
 from .distributions import GaussianNet, StandardNormal
 from .linear import InvertibleLinear
 from .nets import MLP
-from .transform import Inverse, Transform
+from .transform import Inverse, Transform, checked_count
+
+NET_OPTIONS = ("activation", "clamp", "hidden", "last_gain")
+
+
+def _checked(recipe: str, net: dict[str, object], **least: tuple[int, int]) -> None:
+    """Refuse unknown options of `affine_mlp`, and numbers (name=(value, least)) that are too small."""
+    unknown = sorted(net.keys() - set(NET_OPTIONS))
+    if unknown:
+        raise TypeError(
+            f"{recipe}: unknown option {unknown[0]!r}, expected one of {', '.join(NET_OPTIONS)}; "
+            "they are those of affine_mlp"
+        )
+    for name, (value, floor) in least.items():
+        checked_count(value, f"{recipe}: {name}", least=floor)
 
 
 def affine_mlp(
@@ -44,6 +58,7 @@ def realnvp(
 
     Base: `StandardNormal(features)`. Dinh et al. 2017, Real NVP.
     """
+    _checked("realnvp", net, features=(features, 1), couplings=(couplings, 1))
     if features < 2:
         raise ValueError(
             f"realnvp: {features} feature cannot be split into two blocks; a coupling flow needs "
@@ -73,6 +88,7 @@ def anf(features: int, noise: int, *, steps: int, **net: object) -> list[Transfo
 
     Base: `StandardNormal(features + noise)`. Huang et al. 2020, section 3.
     """
+    _checked("anf", net, features=(features, 1), noise=(noise, 1), steps=(steps, 1))
     x, e = slice(0, features), slice(features, features + noise)
     layers: list[Transform] = [Augment(StandardNormal(noise), keep=features)]
     for _ in range(steps):
@@ -82,6 +98,7 @@ def anf(features: int, noise: int, *, steps: int, **net: object) -> list[Transfo
 
 def vae(features: int, latent: int, **net: object) -> list[Transform]:
     """Gaussian variational autoencoder: one step of `anf`. Kingma & Welling 2014."""
+    _checked("vae", net)
     return anf(features, latent, steps=1, **net)
 
 
@@ -104,7 +121,10 @@ def hierarchical_anf(
 
     Base: `StandardNormal(features + sum(widths))`. Huang et al. 2020, hierarchical ANF.
     """
-    if not widths or min(widths) < 1:
+    _checked("hierarchical_anf", net, features=(features, 1), steps=(steps, 1))
+    for i, width in enumerate(widths):
+        checked_count(width, f"hierarchical_anf: widths[{i}]")
+    if not widths:
         raise ValueError(f"hierarchical_anf: widths {widths}, expected one positive width a level")
     ends = [features]
     for width in widths:
@@ -134,6 +154,10 @@ def cif(
 
     Base: `StandardNormal(features)`. Cornish et al. 2020; as a chain, Nielsen et al. 2020.
     """
+    _checked(
+        "cif", net, features=(features, 1), noise=(noise, 1), steps=(steps, 1),
+        couplings=(couplings, 0),
+    )  # fmt: skip
     x, u = slice(0, features), slice(features, features + noise)
     options = {k: v for k, v in net.items() if k != "clamp"}
     law = lambda: GaussianNet(MLP(features, 2 * noise, **options))  # noqa: E731

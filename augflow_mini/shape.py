@@ -175,6 +175,7 @@ class Append(Transform):
         return torch.cat([x, h], dim=1), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        check_width(z, slice(0, self.width + 1), self)
         return z[:, : z.shape[1] - self.width], z.new_zeros(z.shape[0])
 
     def extra_repr(self) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .dequantize import Carry
 from .flow import Flow
 from .trainer import Fit, Loss, Trainer, device_name, ema_weights, rank, set_weights, world
+from .transform import checked_count
 
 
 def negative_elbo(flow: Flow, x: Tensor) -> Tensor:
@@ -196,10 +197,8 @@ def _check_options(options: dict, every: int, device: torch.device) -> None:
         f"fit: {name} is {options[name]!r}, expected {expected}"
     )
     for name in ("steps", "batch", "shards"):
-        if int(options[name]) != options[name] or options[name] < 1:
-            raise wrong(name, "an integer of at least 1")
-    if every < 1:
-        raise ValueError(f"fit: every is {every}, expected a number of steps of at least 1")
+        options[name] = checked_count(options[name], f"fit: {name}")
+    checked_count(every, "fit: every", of=" step")
     if options["warmup"] < 0:
         raise wrong("warmup", "a number of steps, 0 for none")
     if not options["lr"] > 0:

@@ -249,12 +249,23 @@ def _check_contrib(contrib: Tensor, layer: Transform, batch: int) -> None:
         )
 
 
+def checked_count(value: object, what: str, *, least: int = 1, of: str = "") -> int:
+    """A whole number of at least `least`, or ValueError that says what came."""
+    try:
+        whole = int(value) == value and value >= least
+    except (TypeError, ValueError, OverflowError):  # a text, a list, NaN, infinity
+        whole = False
+    if not whole:
+        raise ValueError(f"{what} is {value!r}, expected an integer of at least {least}{of}")
+    return int(value)
+
+
 def checked_block(block: slice, what: str) -> slice:
     """A slice with 0 <= start < stop and step 1, or ValueError."""
     if not isinstance(block, slice) or block.stop is None or block.step not in (None, 1):
         raise ValueError(f"{what} is {block!r}, expected slice(start, stop) with step 1")
     start = block.start or 0
-    if not 0 <= start < block.stop:
+    if not (isinstance(start, int) and isinstance(block.stop, int) and 0 <= start < block.stop):
         raise ValueError(f"{what} is {block!r}, expected 0 <= start < stop")
     return slice(start, block.stop)
 
