@@ -148,5 +148,5 @@ FAULTS = {
     "ball's volume forgotten": (["bottleneck-10", "bottleneck-12"], floor_without_volume, None),
     "cells not sorted": (["bottleneck-11", "bottleneck-14"], cells_not_sorted, None),
     "target's entropy forgotten": (["bottleneck-14"], entropy_of_the_target_forgotten, None),
-    "checkerboard entropy": (["bottleneck-13"], wrong_checkerboard_entropy, None),
+    "checkerboard entropy": (["bottleneck-13", "bottleneck-16"], wrong_checkerboard_entropy, None),
 }
