@@ -12,11 +12,16 @@ import torch
 import traitlets
 from test_explorers import LOAD, D, difference, show, status  # noqa: F401  (show is a fixture)
 
-from augflow_mini.explorers import DequantiseExplorer, LeapfrogExplorer
+from augflow_mini.explorers import DequantiseExplorer, LeapfrogExplorer, LevelsExplorer
 from augflow_mini.explorers.dequantise import Bins, Lean
 from augflow_mini.explorers.leapfrog import COUNTS, TIME
+from augflow_mini.explorers.levels import Levels
 
-WIDGETS = {"dequantise": DequantiseExplorer, "leapfrog": LeapfrogExplorer}
+WIDGETS = {
+    "dequantise": DequantiseExplorer,
+    "leapfrog": LeapfrogExplorer,
+    "levels": LevelsExplorer,
+}
 BUDGET = 60_000  # bytes of an explorer's state: its module, its style, its weights
 
 
@@ -271,3 +276,73 @@ def test_leapfrog_in_the_page(show):  # noqa: F811
     assert "none" in status(page) and "zeros" in status(page)
     with pytest.raises(traitlets.TraitError, match="expected 'leapfrog' or 'Euler'"):
         widget.update = "Runge"
+
+
+# ---------------------------------------------------------------- levels
+
+CHAIN = {
+    "levels": (1, 6), "spread": (0.2, 4.0), "link": (0.0, 1.5), "slope": (-1.0, 2.0),
+    "width": (0.3, 2.0),
+}  # fmt: skip
+
+
+def chains_parity(page, n: int = 50) -> float:
+    """The recursion in the page against the matrix of the layers, Cholesky and chain rule."""
+    got, expected = [], []
+    for i, s in enumerate(states(n, seed=7, **CHAIN)):
+        x = -3.0 + 6 * i / n
+        got += page.evaluate("([s, x]) => M.shares(s, x * x)", [s, x])
+        expected.append(Levels(**s).shares(torch.tensor([[x]], dtype=D))[0])
+    return difference(got, torch.cat(expected))
+
+
+def test_shares_equal_the_layers(engine):
+    assert chains_parity(engine(LevelsExplorer)) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("0.5 * (ratio - 1 - Math.log(ratio))", "0.5 * (1 / ratio - 1 + Math.log(ratio))"),
+        ("** 2 * second / (2 * S * S)", "** 2 / (2 * S * S)"),
+        ("second = (width * S) ** 2 + (link * RHO) ** 2 * second", "second = second"),
+        ("spread * V + (slope * K) ** 2 * square", "V + K ** 2 * square"),
+    ],
+    ids=lambda fault: fault[1],
+)
+def test_a_wrong_share_is_seen(engine, fault):
+    assert not chains_parity(engine(LevelsExplorer, fault), 10) < 1e-6
+
+
+def test_the_best_first_level_is_narrower_where_the_links_are_off(engine):
+    """In 20 random chains the sum is least where the page says, below 1; a link of 1 gives 1."""
+    page = engine(LevelsExplorer)
+    for s in states(20, seed=9, levels=(2, 6), link=(0.0, 0.9)):
+        best = page.evaluate("(s) => M.bestSpread(s)", s)
+        assert best < 1
+        x = torch.tensor([[0.7]], dtype=D)
+        around = [Levels(spread=best * f, **s).shares(x).sum().item() for f in (0.99, 1.0, 1.01)]
+        assert around[1] < min(around[0], around[2]), s
+        assert page.evaluate("(s) => M.bestSpread({ ...s, link: 1 })", s) == 1
+
+
+def test_levels_in_the_page(show):  # noqa: F811
+    widget = LevelsExplorer()
+    page = show(widget)
+    for label, keys in (("variance", 9), ("link between", 4), ("levels L", 2), ("example x", 7)):
+        for _ in range(keys):
+            page.get_by_role("slider", name=label).press("ArrowRight")
+        values = page.locator("input").evaluate_all("all => all.map((e) => Number(e.value))")
+        widget.spread, widget.link, widget.levels, widget.x = (
+            *values[:2],
+            int(values[2]),
+            values[3],
+        )
+        shown = status(page)
+        assert f"gap = {widget.computed['gap']:.4f}" in shown
+        assert f"level 1 = {widget.computed['level_1']:.4f}" in shown
+        assert f"NLL, nats = {-widget.computed['log_prob']:.4f}" in shown
+    page.get_by_role("button", name="Exact links").click()
+    assert "levels above = 0.0000" in status(page)
+    page.get_by_role("button", name="Least sum").click()
+    assert "gap = 0.0000" in status(page)

@@ -5,10 +5,13 @@ name -> (claims that must fail, what to plant in the library, edit of the chapte
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from planted import log_det_sign, posterior_slope_sign
 
 from augflow_mini import coupling, gap, tables
+from augflow_mini.explorers import levels
 
 NOTEBOOK = "09_hierarchical_anf.ipynb"
 
@@ -40,6 +43,17 @@ def ledger_ignores_the_posterior(mp):
     mp.setattr(tables, "ledger", lambda flow, x, e, *, posterior=0: original(flow, x, e))
 
 
+def levels_fed_by_the_posterior(mp):
+    """The upper shares as if level 1 were exact, whatever its encoder does."""
+    original = levels.Levels.shares
+
+    def wrong(self, x):
+        exact = original(dataclasses.replace(self, spread=1.0), x)
+        return torch.cat([original(self, x)[:, :1], exact[:, 1:]], dim=1)
+
+    mp.setattr(levels.Levels, "shares", wrong)
+
+
 FAULTS = {
     "posterior slope": (["hier-1"], posterior_slope_sign, None),
     "average over the noise": (
@@ -67,4 +81,5 @@ FAULTS = {
     ),
     "no link": (["hier-8"], None, ("([0.9 / 1.17, -0.81 / 1.17]", "([0.9 / 1.17, 0.0]")),
     "ledger ignores q": (["hier-11"], ledger_ignores_the_posterior, None),
+    "levels fed by the posterior": (["hier-12"], levels_fed_by_the_posterior, None),
 }
