@@ -207,6 +207,30 @@ def test_data_are_those_of_the_library(blank):
         assert best == pytest.approx(toy.gaussian, abs=0.05), name
 
 
+LESSON = """([config, marks]) => {
+  const trainer = new M.Trainer(config, new M.Data(config.target, []));
+  return marks.map((mark) => {
+    while (trainer.steps < mark) trainer.step();
+    const evaluation = new M.Evaluation(trainer, 49);
+    while (!evaluation.done) evaluation.advance();
+    return evaluation.result;
+  });
+}"""
+
+
+def test_the_lessons_of_the_page_hold_for_five_seeds(blank):
+    """Two modes: noise beats the best Gaussian; the gap falls, then rises while the NLL falls."""
+    modes, best = BASE | {"target": "two modes, 1-D"}, TOYS["two_modes"].gaussian
+    for seed in range(1, 6):
+        plain = blank.evaluate(LESSON, [modes | {"noise": 0, "seed": seed}, [100]])[-1]
+        assert plain["nll"] > best - 0.02 and plain["gap"] == 0
+        path = blank.evaluate(LESSON, [modes | {"seed": seed}, [0, 5, 10, 15, 25, 75]])
+        low = min(path, key=lambda at: at["gap"] if at["steps"] < 75 else math.inf)
+        assert path[0]["gap"] > 2 * low["gap"], seed
+        assert path[-1]["nll"] < low["nll"] - 0.1 and path[-1]["gap"] > 1.3 * low["gap"], seed
+        assert path[-1]["nll"] < best - 0.4, seed
+
+
 # ---------------------------------------------------------------- Python's side
 
 
@@ -266,6 +290,7 @@ def show(chromium):
         html = '<!doctype html><meta name="viewport" content="width=device-width"><body></body>'
         contexts[-1].route("**/*", lambda r: r.fulfill(body=html, content_type="text/html"))
         page = contexts[-1].new_page()
+        page.set_default_timeout(120_000)  # a busy machine trains slowly
         page.on("pageerror", lambda e: faults.append(str(e)))
         page.on("console", lambda m: m.type == "error" and faults.append(m.text))
         page.goto("http://playground.test/" + hash)
@@ -279,8 +304,11 @@ def show(chromium):
     assert faults == []
 
 
-MEASURED = """() => model.get("shown").steps > (window.floor ?? -1) && model.get("trained").flow
-  && model.get("trained").steps === model.get("shown").steps"""
+SMALL = {"width": 4, "couplings": 2}  # quick on a busy machine
+MEASURED = """() => {
+  const { flow, steps } = model.get("trained");
+  return flow && steps === model.get("shown").steps;
+}"""
 
 
 def status(page) -> str:
@@ -297,18 +325,18 @@ def press(page, name: str) -> None:
 
 def test_train_pause_step_and_reset(show):
     """Training lowers the bound, pause stops it, Python takes the model over, reset restores."""
-    widget = Playground(width=8, couplings=3)
+    widget = Playground(**SMALL)
     page = show(widget)
     page.wait_for_function(MEASURED)
     assert page.evaluate("model.get('shown').steps") == 0  # nothing trains before it is asked to
     first = status(page)
     start = page.evaluate("model.get('shown')")
     press(page, "Train")
-    page.wait_for_function("model.get('shown').steps >= 40")
+    page.wait_for_function("model.get('shown').steps >= 30")
     press(page, "Pause")
     page.wait_for_function(MEASURED)
     after = page.evaluate("model.get('shown')")
-    assert after["bound"] > start["bound"] + 0.3
+    assert after["bound"] > start["bound"] + 0.1
     page.wait_for_timeout(300)
     assert page.evaluate("model.get('shown').steps") == after["steps"]
 
@@ -321,7 +349,7 @@ def test_train_pause_step_and_reset(show):
     page.wait_for_function("(n) => model.get('trained').steps === n", arg=after["steps"] + 1)
     page.get_by_label("width").press("End")
     press(page, "Reset")
-    page.wait_for_function("() => model.get('trained').steps === 0 && model.get('width') === 8")
+    page.wait_for_function("() => model.get('trained').steps === 0 && model.get('width') === 4")
     page.wait_for_function(
         "(s) => document.querySelector('[role=status]').innerText.includes(s)", arg="step"
     )
@@ -330,7 +358,7 @@ def test_train_pause_step_and_reset(show):
 
 def test_every_setting_names_itself(show):
     """What a control sets stands in the status line; without noise there is no gap."""
-    page = show(Playground(width=4, couplings=2))
+    page = show(Playground(**SMALL))
     for label, choice, words in [
         ("couplings are", "additive", "additive"), ("q(e | x)", "flow", "q = flow"),
         ("learning rate", "0.001", "rate 0.001"), ("data", "checkerboard", "checkerboard"),
@@ -352,11 +380,13 @@ def test_every_setting_names_itself(show):
 
 def test_your_own_data(show):
     """By pointer and by keyboard; with no ink the data are a Gaussian."""
-    page = show(Playground(target="your drawing", width=4, couplings=2, noise=0))
+    page = show(Playground(target="your drawing", **SMALL, noise=0))
     assert f"{len(EIGHT)} points of ink" in status(page)
     press(page, "Clear the drawing")
     assert "until then the data are one Gaussian" in status(page)
-    box = page.locator(".afx-model svg").bounding_box()
+    picture = page.locator(".afx-model svg")
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.4 * box["height"])
     page.mouse.down()
     page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
@@ -378,7 +408,7 @@ def test_your_own_data(show):
     ],
 )
 def test_nonsense_in_the_address_is_harmless(show, hash):
-    page = show(Playground(width=4, couplings=2), hash)
+    page = show(Playground(**SMALL), hash)
     page.wait_for_function(MEASURED)
     press(page, "One step")
     page.wait_for_function("model.get('trained').steps === 1")
@@ -387,15 +417,17 @@ def test_nonsense_in_the_address_is_harmless(show, hash):
 
 def test_a_rate_too_high_is_said_and_stops(show):
     """A model that loses its numbers stops; nothing hangs, and a new start works."""
-    page = show(Playground(width=4, couplings=2))
+    page = show(Playground(**SMALL))
     page.wait_for_function(MEASURED)
-    page.evaluate("model.set('drawn', [[NaN, NaN]])")
-    page.locator("label", has_text="data").locator("select").select_option("your drawing")
+    page.evaluate("model.set('rate', '1e9')")
+    press(page, "One step")
+    press(page, "One step")
     assert "Training diverged" in status(page)
     press(page, "Train")
+    assert page.get_by_role("button", name="Train").get_attribute("aria-pressed") == "false"
     press(page, "Reset")
     page.wait_for_function(
-        "() => model.get('trained').steps === 0 && model.get('target') === 'two moons'"
+        "() => model.get('trained').steps === 0 && model.get('rate') === '0.005'"
     )
     assert "diverged" not in status(page)
 
@@ -403,7 +435,7 @@ def test_a_rate_too_high_is_said_and_stops(show):
 def test_less_motion_and_a_phone(show):
     """Where less motion is asked for, nothing moves by itself and training works; it fits 375 px."""
     page = show(
-        Playground(width=4, couplings=2, noise=0), reduced_motion="reduce",
+        Playground(**SMALL, noise=0), reduced_motion="reduce",
         viewport={"width": 375, "height": 800}, has_touch=True,
     )  # fmt: skip
     page.wait_for_function(MEASURED)
@@ -420,7 +452,7 @@ def test_less_motion_and_a_phone(show):
 
 
 def test_out_of_sight_it_rests(show):
-    page = show(Playground(width=4, couplings=2, noise=0))
+    page = show(Playground(**SMALL, noise=0))
     page.wait_for_function(MEASURED)
     press(page, "Train")
     page.wait_for_function("model.get('shown').steps > 0")

@@ -48,7 +48,7 @@ function render({ model, el }) {
   }
 
   function start(on) {
-    if (play.running === on) return;
+    if (play.running === on || (on && play.diverged)) return;
     play.running = on;
     train.textContent = on ? "Pause" : "Train";
     train.setAttribute("aria-pressed", String(on));
