@@ -21,6 +21,7 @@ GREEK = set(
 FONTS = set("mathcal mathbb mathfrak mathbf boldsymbol mathsf".split())
 ACCENTS = set("hat tilde bar dot vec widehat".split())
 UPRIGHT = {"mathrm", "operatorname"}
+FUNCTIONS = {"asinh", "acosh", "atanh", "erf"}  # those that LaTeX has no command for
 WITH_WORDS = {"text", "tag", "begin", "end", "color"}  # their argument is no mathematics
 # Signs, names of functions, spaces and brackets.
 PLAIN = set(
@@ -86,7 +87,8 @@ def _read(tokens: list[str]) -> Iterator[str]:
             _, at = _argument(tokens, at)
         elif command in UPRIGHT:
             group, at = _argument(tokens, at)
-            at = yield from _subscript(_word(group), tokens, at)
+            if _word(group) not in FUNCTIONS:
+                at = yield from _subscript(_word(group), tokens, at)
         elif command in FONTS | ACCENTS:
             group, at = _argument(tokens, at)
             if group[:1] and group[0][1:] in FONTS:  # \hat{\mathcal L}
@@ -124,7 +126,7 @@ def rows(text: str, heading: str = "Symbols") -> list[tuple[str, str]]:
     if section is None:
         return []
     found = []
-    for cell, meaning in re.findall(r"^\| (.*?\$.*?) \| (.*?) \|", section[1], re.MULTILINE):
+    for cell, meaning in re.findall(r"^\| ([^|]*\$[^|]*) \| ([^|]*) \|", section[1], re.M):
         for formula in formulas(cell):
             found += [(part, meaning) for part in _parts(formula)]
     return found
