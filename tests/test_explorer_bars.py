@@ -40,7 +40,9 @@ def page(chromium):
 
 def ranges(widget: type) -> dict[str, tuple[float, float]]:
     traits = widget.class_traits()
-    return {n: (traits[n].min, traits[n].max) for n in widget.controls if hasattr(traits[n], "min")}
+    return {
+        n: (traits[n].min, traits[n].max) for n in widget.controls if hasattr(traits[n], "min")
+    }
 
 
 def states(widget: type, n: int = STATES, seed: int = 0) -> list[dict[str, float]]:
@@ -131,7 +133,9 @@ def test_bars_of_the_two_modes_equal_the_layers(page):
     got = page.evaluate(BARS, ["two modes", rows])
     for row, (error, gap, *_) in zip(rows, got, strict=True):
         found = TwoModesBarsExplorer(**row).recompute()
-        assert difference([error, gap], torch.tensor([found["error"], found["gap"]], dtype=D)) < 1e-8
+        assert (
+            difference([error, gap], torch.tensor([found["error"], found["gap"]], dtype=D)) < 1e-8
+        )
 
 
 def test_skew_is_a_transform():
@@ -172,10 +176,11 @@ def test_wrong_bars_are_seen(page, find, put):
 
 MOVE = """([problem, states, ranges]) => states.map((s) => {
   const P = M.PROBLEMS[problem], before = M.bars(P, s);
+  const held = (s) => Object.entries(ranges).every(([n, r]) => s[n] >= r[0] && s[n] <= r[1]);
   return ["q", "p", "both"].map((which) => {
     const next = M.move(P, s, which, ranges), after = M.bars(P, next);
     return [before.error, before.gap, before.sum, after.error, after.gap, after.sum,
-            Number(Object.keys(ranges).every((n) => next[n] >= ranges[n][0] && next[n] <= ranges[n][1]))];
+            Number(held(next))];
   });
 })"""
 PROBLEMS = {
@@ -210,10 +215,13 @@ def test_no_move_raises_what_it_must_not(page, problem, count):
 def test_a_step_in_p_from_a_good_q_raises_the_gap(page, problem, count):
     """Where q has just been moved. In the linear model the gap is then 0, so it must rise."""
     widget, make = PROBLEMS[problem]
-    rows = [row | ({"family": "Gaussian"} if "family" in row else {}) for row in make(count, seed=3)]
+    rows = [
+        row | ({"family": "Gaussian"} if "family" in row else {}) for row in make(count, seed=3)
+    ]
     rows = [row for row in rows if row["c"] > 0.3]
     ready = page.evaluate(
-        "([problem, states, ranges]) => states.map((s) => M.move(M.PROBLEMS[problem], s, 'q', ranges))",
+        """([problem, states, ranges]) =>
+             states.map((s) => M.move(M.PROBLEMS[problem], s, "q", ranges))""",
         [problem, rows, ranges(widget)],
     )
     p = moves(page, problem, ready)[:, 1]
@@ -292,7 +300,9 @@ ROUTES = """(states) => states.map(({ a, b, c, d, x, e }) => {
 def test_three_names_equal_the_librarys_ledger(page):
     rows = states(SameNumberExplorer)
     got = page.evaluate(ROUTES, rows)
-    for row, found in zip(rows[::5], got[::5], strict=True):  # the library's layers are slow to build
+    for row, found in zip(
+        rows[::5], got[::5], strict=True
+    ):  # the library's layers are slow to build
         widget = SameNumberExplorer(**row)
         flow = widget.flow()
         x, e = (torch.tensor([[row[n]]], dtype=D) for n in "xe")

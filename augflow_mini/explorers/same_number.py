@@ -112,7 +112,9 @@ class SameNumberExplorer(Explorer):
                 at += value
             axes.text(-5.4, -4 * i - 1, name, va="center", weight="bold")
             axes.axvline(rows["total"], color="black", linewidth=1, linestyle=":")
-        axes.set(xlim=(-5.5, 4.5), yticks=[], xlabel="nats, each part starts where the last one ends")
+        axes.set(
+            xlim=(-5.5, 4.5), yticks=[], xlabel="nats, each part starts where the last one ends"
+        )
         return figure
 
 

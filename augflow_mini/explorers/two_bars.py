@@ -82,7 +82,9 @@ class TwoBarsExplorer(Explorer):
         left.plot(x, at.log_p.exp(), color=plots.BLUE, label="p(x)")
         left.set(xlabel="data x", ylabel="density")
         right.bar("now", now["error"], color=plots.BLUE, label="model error")
-        right.bar("now", now["gap"], bottom=now["error"], color=plots.PURPLE, hatch="//", label="gap")
+        right.bar(
+            "now", now["gap"], bottom=now["error"], color=plots.PURPLE, hatch="//", label="gap"
+        )
         right.set(ylabel="nats", xlim=(-1.5, 1.5))
         for axes in (left, right):
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

@@ -126,6 +126,18 @@ FAULTS = {
         None,
         ('m["gap"] + m["excess"]', 'm["gap"] - m["excess"]'),
     ),
+    "best q left out": (["gap-24"], None, ("moved_q = linear_bars(q_1, p_0)", "moved_q = starts")),
+    "variance for deviation": (
+        ["gap-25"],
+        None,
+        ("[c, (variance - c * xz).sqrt()]", "[c, variance - c * xz]"),
+    ),
+    "flow without its skew": (["gap-26"], None, ('if family != "flow":', 'if family != "none":')),
+    "noise not ignored": (
+        ["gap-27"],
+        None,
+        ("[0.0, 0.0, 0.0, 0.0, 0.0, 0.5", "[0.0, 0.3, 0.0, 0.4, 0.0, 0.5"),
+    ),
     "decoder trained": (
         ["gap-19"],
         None,
