@@ -5,7 +5,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help book serve test notebooks clean html set-up browser \
-	repository release pdf test-environments measure
+	repository release pdf fuzz test-environments measure
 
 # Python 3.11 or newer to make the virtual environment with; `make PYTHON=... book` chooses another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -68,6 +68,9 @@ release: html ## the wheel, and the site as a zip that works offline, in dist/
 
 pdf: html browser ## the text as a PDF, in dist/
 	@$(BIN)/python book/pdf.py
+
+fuzz: $(INSTALLED) browser ## 10,000 generated cases over layers, flows, recipes, files and addresses; FUZZ=n for more
+	@FUZZ=$${FUZZ:-1000} $(BIN)/python -m pytest -q -s tests/test_fuzz.py tests/test_fuzz_files.py
 
 test-environments: ## Colab's packages, oldest and newest torch: long, before a release
 	@$(PYTHON) tests/environments/run.py
