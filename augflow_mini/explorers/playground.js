@@ -29,8 +29,8 @@ function render({ model, el }) {
     while ((play.running || play.evaluation) && performance.now() < until) {
       const measured = play.evaluation !== null;
       play.work();
+      if (play.diverged) { start(false); break; }
       if (measured && !play.evaluation && !play.running) settle();
-      if (play.diverged) start(false);
     }
     until = performance.now() + 0.2 * ms;
     while (play.busy && (play.running || play.scan.passes < 1) && performance.now() < until) play.scan.advance(play.trainer);
@@ -145,8 +145,8 @@ function render({ model, el }) {
     key: "playground",
     label: "Explorer: a flow that trains in this page",
     pictures: [
-      { name: "model", caption: "Data over the model's density", legend: [["data", "green", "block"], ["p(x)", "blue", "soft"]] },
-      { name: "samples", caption: "Samples of the model", legend: [["sample", "blue", "block"]] },
+      { name: "model", caption: "Data over p(x)", legend: [["data", "green", "block"], ["p(x)", "blue", "soft"]] },
+      { name: "samples", caption: "Samples", legend: [["sample", "blue", "block"]] },
       {
         name: "curves", caption: "Training",
         legend: [["NLL", "blue", "line"], ["\u2212bound", "orange", "dash"], ["gap", "purple", "hatch"]],

@@ -83,11 +83,11 @@ export function drawCurves(page, history, { setting, entropy, floor, planned }) 
   const x = [0, atLeast([100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 1e5], Math.max(last.steps, planned))];
   const foot = Math.min(entropy, ...history.map((h) => h.nll)), settled = history.slice(Math.floor(history.length / 8));
   const top = Math.max(foot + 0.8, floor ? floor.value + 0.3 : 0, ...settled.map((h) => -h.bound));
-  const box = (from, height) => [40, from, width - 52, height];
+  const box = (from, height) => [40, from, width - 62, height];
   const upper = new Plot(svg, {
     box: box(34, tall), x, y: [foot - 0.2 * (top - foot), top + 0.05 * (top - foot)], yLabel: "nats, less is better",
   });
-  upper.text(width - 12, 12, setting, { "text-anchor": "end", class: "afx-tick" });
+  upper.text(width - 22, 12, setting, { "text-anchor": "end", class: "afx-tick" });
   const gaps = history.map((h) => h.gap), steps = history.map((h) => h.steps);
   const lower = new Plot(svg, {
     box: box(low, 58), x, y: [0, atLeast([0.05, 0.1, 0.2, 0.5, 1, 2, 5], 1.05 * Math.max(0, ...gaps.slice(Math.min(2, gaps.length - 1))))],

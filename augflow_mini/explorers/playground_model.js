@@ -203,7 +203,7 @@ export class Scan {
     const x = [LINE[i]];
     if (noise === 1) {
       const { logProb, elbo } = integrate(flow, x, { nodes: 81 });
-      [this.logProb[i], this.elbo[i]] = [logProb, elbo];
+      [this.logProb[i], this.elbo[i]] = [logProb, elbo].map((v) => (Number.isNaN(v) ? -Infinity : v));
     } else {
       const n = noise ? DRAWS : 1, logW = flow.logWeight(repeat(x, n), n, normals(noise * n, uniforms(i)));
       [this.logProb[i], this.elbo[i]] = [logMeanExp(logW), logW.reduce((s, w) => s + w, 0) / n];

@@ -53,8 +53,10 @@ export class Session {
     if (this.evaluation) {
       this.evaluation.advance();
       if (!this.evaluation.done) return;
-      this.keep(this.evaluation.result);
+      const { result } = this.evaluation;
       this.evaluation = null;
+      this.diverged = !Number.isFinite(result.nll + result.bound);
+      if (!this.diverged) this.keep(result);
       return;
     }
     this.diverged = !Number.isFinite(trainer.step());
@@ -115,7 +117,10 @@ export function sentence(now, setting, floor) {
   parts.push(`${method(c)}${c.noise === 1 ? `${error}.` : ""}`);
   if (last && last.steps !== trainer.steps) parts.push(`Measured at step ${last.steps}.`);
   if (now.running && now.rate) parts.push(`${now.rate.toFixed(0)} steps/s.`);
-  if (floor) parts.push(`No such model has ${floor.of === "NLL" ? "an NLL" : "a \u2212bound"} below ${fixed(floor.value, 4)}.`);
+  if (floor) {
+    const what = floor.of === "NLL" ? "NLL" : "\u2212bound";
+    parts.push(`No such model's true ${what} is below ${fixed(floor.value, 4)}; on ${TEST} points it may look a little less.`);
+  }
   if (isEmpty(now)) parts.push("Draw in the green picture; until then the data are one Gaussian.");
   else if (c.target === OWN) parts.push(`${now.data.drawn.length} points of ink.`);
   if (now.diverged) parts.push("Training diverged: choose a lower rate and start again.");

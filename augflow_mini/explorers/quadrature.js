@@ -33,8 +33,8 @@ function posteriorGrid(flow, x, e, joint, nodes) {
   for (let tries = 0; tries < 8; tries++) {
     const top = joint.reduce((m, v) => Math.max(m, v), -Infinity), seen = (i) => joint[i] > top - 40;
     let from = 0, to = last;
-    while (!seen(from)) from++;
-    while (!seen(to)) to--;
+    while (from < last && !seen(from)) from++;    // a flow that overflows has nothing to see
+    while (to > 0 && !seen(to)) to--;
     const width = e[last] - e[0];
     let low = e[Math.max(from - 1, 0)], high = e[Math.min(to + 1, last)];
     if (from === 0) low -= width;
