@@ -32,6 +32,9 @@ class Visit:
         self.fetched: list[str] = []
         self.home = urlsplit(url)
         self.context = browser.new_context(**context)
+        self.context.set_default_navigation_timeout(
+            120_000
+        )  # a busy machine is no fault of a page
         self.page = self.context.new_page()
         self.page.add_init_script(SHIFTS)
         self.page.on("request", self._request)
