@@ -26,16 +26,17 @@ function drawPlane(page, problem, state, family) {
   const svg = page.svg.plane, width = page.width("plane"), tall = page.narrow() ? 64 : 80, low = tall + 40;
   const deep = page.narrow() ? 130 : 160, x = grid(-problem.reach, problem.reach, 97);
   const means = NOISE.map((z) => problem.mean(state, z)), cuts = Array.from(x, (v) => slice(problem, state, means, v));
+  const data = x.map(problem.data);
   clear(svg, width, low + deep + 40);
   const upper = new Plot(svg, {
     box: [34, 18, width - 44, tall], x: [x[0], -x[0]], yLabel: "density", yTicks: 2,
-    y: [0, atLeast([0.25, 0.5, 1], Math.max(...cuts.map(({ density }) => density)))],
+    y: [0, atLeast([0.25, 0.5, 1], Math.max(...data, ...cuts.map(({ density }) => density)))],
   });
-  upper.area(x, x.map(problem.data), "green", "soft");
+  upper.area(x, data, "green", "soft");
   upper.curve(x, cuts.map(({ density }) => density), "blue");
   const lower = new Plot(svg, {
     box: [34, low, width - 44, deep], x: upper.x, y: [-3.5, 3.5], xLabel: "data x", yLabel: "z: middle 80 % and median",
-    yTicks: 3,
+    yTicks: 4,
   });
   const [from, middle, to] = LEVELS.map((_, i) => cuts.map(({ points }) => points[i]));
   const back = lower.points([...x].reverse(), [...from].reverse());
