@@ -424,3 +424,10 @@ def test_joint_refuses_what_it_cannot_show():
         JointExplorer(am.Flow(am.anf(1, 1, steps=1)[:2], am.StandardNormal(2)))
     with pytest.raises(traitlets.TraitError, match="should not be greater than 4"):
         JointExplorer(load_model("e2-anf-2")).step = 5.0
+
+
+def test_gap_on_the_bridge_of_the_recorded_models():
+    """Chapter 3: above half a nat on the bridge of the two-step model, small on the one-step model's."""
+    for x in (-0.2, 0.0, 0.2):
+        gaps = [JointExplorer(load_model(f"e2-anf-{n}"), x=x).compute()["gap"] for n in (1, 2)]
+        assert gaps[0] < 0.1 and gaps[1] > 0.5

@@ -111,8 +111,8 @@ function verdict(target, floors, dots, k) {
   if (k === 0) return `No additive flow of the plane has an NLL below ${fixed(limit, 3)}, at any depth and width.`;
   if (!best) return "No model with this D_E was trained.";
   return mean(best.nll) < limit
-    ? `The trained flow's NLL lies below ${fixed(limit, 3)}, where no additive flow without noise can ever be: here `
-      + "augmentation must win."
+    ? `The trained flow's NLL lies below ${fixed(limit, 3)}, where no additive flow without noise can be, of any size: `
+      + "here augmentation wins."
     : `Its NLL is above ${fixed(limit, 3)}: training has not reached what the noise allows.`;
 }
 
@@ -159,14 +159,14 @@ function render(context) {
     pictures: [
       {
         name: "floor",
-        caption: "Constant Jacobian: it falls with D_E",
+        caption: "Constant Jacobian: floor over D_E",
         legend: [
           ["out of reach", "muted", "hatch"], ["NLL, each seed", "blue", "point"], ["NLL + gap", "orange", "cross"],
         ],
       },
       {
         name: "frontier",
-        caption: "Steepness: the same for every D_E",
+        caption: "Steepness: one floor, every D_E",
         legend: [
           ["out of reach", "muted", "hatch"], ["trained with noise", "blue", "point"], ["without", "blue", "box"],
         ],

@@ -72,7 +72,7 @@ function drawPlane(svg, { width, tall }, { points, right, rings, line, q, p }) {
   const reach = REACH * (width - 44) / tall;            // one unit is as long on both axes
   const plot = new Plot(svg, {
     box: [34, 18, width - 44, tall], x: [-reach, reach], y: [-REACH, REACH],
-    xLabel: " ", yLabel: "second block: e, then z", xTicks: 6, yTicks: 5,
+    xLabel: " ", yLabel: "second block: e, then z", xTicks: 7, yTicks: 7,
   });
   plot.text(plot.left + plot.width, plot.top + tall - 6, "first block: x, then y", { "text-anchor": "end" });
   const inside = (v, i, n) => Math.abs(v[i]) < reach && Math.abs(v[n + i]) < REACH;
