@@ -2,16 +2,19 @@
 
 - MathJax comes from the Python package sphinx-mathjax-offline, of which the book needs a third.
 - The theme draws its icons twice: by web fonts, and by a script of 543 kB (compressed) that turns
-  them into SVG. The fonts are enough; the script is emptied, which halves the weight of a page.
+  them into SVG. The fonts are enough; the script is emptied, which halves the weight of a page. And
+  of the fonts' 2,000 icons (300 kB) only those stay that a page, a script or a style names.
 - Source maps serve the theme's developers only.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from fontTools import subset
 from sphinx.application import Sphinx
 
 MATHJAX = ("tex-chtml.js", "input/tex", "output/chtml", "a11y", "sre", "ui")
@@ -28,6 +31,47 @@ def _copy_mathjax(static: Path) -> None:
             shutil.copyfile(source / name, target)
 
 
+def _used_icons(out: Path, theme: str) -> set[int]:
+    """Code points of the icons that the site shows."""
+    rule = re.compile(r'((?:\.fa-[\w-]+:{1,2}before,?)+)\{content:"\\([0-9a-f]+)"\}')
+    codes = {
+        name: int(code, 16)
+        for names, code in rule.findall(theme)
+        for name in re.findall(r"\.(fa-[\w-]+)", names)
+    }
+    if not codes:
+        raise ValueError("the theme names its icons in another way: see what its style says now")
+    sheets = [p.read_text("utf-8") for p in out.rglob("*.css")]
+    styled = re.findall(r"\\([ef][0-9a-f]{3})\b", " ".join(rule.sub("", text) for text in sheets))
+    texts = [p.read_text("utf-8") for kind in ("*.html", "*.js") for p in out.rglob(kind)]
+    named = {name for text in texts for name in re.findall(r"\bfa-[\w-]+", text)}
+    return {int(code, 16) for code in styled} | {codes[name] for name in named & set(codes)}
+
+
+def _slim_icons(out: Path) -> None:
+    """Cut the icon fonts down to what is used."""
+    style = out / "_static" / "styles" / "pydata-sphinx-theme.css"
+    theme = style.read_text("utf-8")
+    icons = _used_icons(out, theme)
+    options = subset.Options(
+        flavor="woff", layout_features=[], name_IDs=[0, 13], notdef_outline=True
+    )
+    for path in (out / "_static" / "vendor" / "fontawesome" / "webfonts").glob("*.ttf"):
+        font = subset.load_font(path, options)
+        cut = subset.Subsetter(options)
+        cut.populate(unicodes=icons)
+        cut.subset(font)
+        subset.save_font(font, path.with_suffix(".woff"), options)
+        old = rf'url\([^()]*{path.stem}\.woff2\) format\("woff2"\),url\([^()]*\) format\("truetype"\)'
+        new = f'url(../vendor/fontawesome/webfonts/{path.stem}.woff) format("woff")'
+        theme, found = re.subn(old, new, theme)
+        if found != 1:
+            raise ValueError(f"{style}: {path.stem} is not loaded as expected")
+        path.unlink()
+        path.with_suffix(".woff2").unlink()
+    style.write_text(theme, "utf-8")
+
+
 def _finish(app: Sphinx, error: Exception | None) -> None:
     if error or app.builder.format != "html":
         return
@@ -37,6 +81,7 @@ def _finish(app: Sphinx, error: Exception | None) -> None:
     if not icons.exists():
         raise FileNotFoundError(f"{icons}: the theme has changed; see what draws its icons now")
     icons.write_text("/* The icons are drawn by the theme's web fonts. */\n", encoding="utf-8")
+    _slim_icons(Path(app.outdir))
     for source_map in static.rglob("*.map"):
         source_map.unlink()
 
