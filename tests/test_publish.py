@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 import pytest
 import site_checks as check
 import yaml
+from fontTools.ttLib import TTFont
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "_build" / "html"
@@ -283,6 +284,16 @@ def test_nothing_is_fetched_ahead():
         text = path.read_text("utf-8")
         assert not re.search(r'rel="(prefetch|prerender|dns-prefetch|preconnect)"', text)
         assert 'http-equiv="x-dns-prefetch-control" content="off"' in text
+
+
+def test_the_icon_fonts_hold_what_is_shown_and_little_else():
+    fonts = list((SITE / "_static" / "vendor" / "fontawesome" / "webfonts").iterdir())
+    assert len(fonts) == 3 and sum(path.stat().st_size for path in fonts) < 20_000
+    held = {code for path in fonts for code in TTFont(path).getBestCmap() or {}}
+    style = (SITE / "_static" / "styles" / "pydata-sphinx-theme.css").read_text("utf-8")
+    for icon in ("bars", "rocket", "github", "magnifying-glass", "circle-half-stroke", "moon"):
+        code = re.search(rf'\.fa-{icon}:before[^{{]*\{{content:"\\([0-9a-f]+)"', style)[1]
+        assert int(code, 16) in held, icon
 
 
 def test_on_paper_the_frame_goes_and_what_is_folded_opens(chromium):
