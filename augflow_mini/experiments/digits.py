@@ -78,11 +78,13 @@ def measure(flow: Flow, config: dict) -> Metrics:
     }
 
 
-def _experiment(name: str, about: str, model: dict, *, steps: int, seconds: float) -> Experiment:
+def _experiment(
+    name: str, about: str, model: dict, *, steps: int, seconds: float, lr: float = 1e-3
+) -> Experiment:
     fit = {
         "steps": steps,
         "batch": 128,
-        "lr": 1e-3,
+        "lr": lr,
         "ema": 0.998,
         "warmup": 50,
         "decay": "cosine",
@@ -115,5 +117,13 @@ EXPERIMENTS = [
         {"flow": "vflow", "couplings": 8, "noise": 16, "hidden": [56, 56]},
         steps=1500,
         seconds=30,
+    ),
+    _experiment(
+        "digits-page",
+        "Digits, ANF small enough for a page: N = 2, D_E = 6, 12 hidden units",
+        {"flow": "anf", "steps": 2, "noise": 6, "hidden": [12]},
+        steps=3000,
+        seconds=30,
+        lr=2e-3,
     ),
 ]
