@@ -161,20 +161,34 @@ def gather(notebooks: Iterable[str | Path]) -> list[dict[str, Any]]:
     """Every claim in the outputs of executed notebooks: id, text, measured, notebook, cell.
 
     Raises:
-        ValueError: two claims share an id.
+        ValueError: two claims share an id, or a file is no notebook.
     """
     found: dict[str, dict[str, Any]] = {}
     for path in map(Path, notebooks):
+        for cell, claim in _shown(path):
+            if claim["id"] in found:
+                first = found[claim["id"]]["notebook"]
+                raise ValueError(f"claim {claim['id']} stands in {first} and in {path.name}")
+            found[claim["id"]] = {**claim, "notebook": path.name, "cell": cell}
+    return list(found.values())
+
+
+def _shown(path: Path) -> list[tuple[str, dict[str, str]]]:
+    """(cell, claim) for each claim in the outputs of a notebook, or ValueError."""
+    out = []
+    try:
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
                 claim = output.get("data", {}).get(MIME)
-                if claim is None:
-                    continue
-                if claim["id"] in found:
-                    first = found[claim["id"]]["notebook"]
-                    raise ValueError(f"claim {claim['id']} stands in {first} and in {path.name}")
-                found[claim["id"]] = {**claim, "notebook": path.name, "cell": cell.get("id", "")}
-    return list(found.values())
+                if claim is not None:
+                    shown = {key: str(claim[key]) for key in ("id", "text", "measured")}
+                    out.append((str(cell.get("id", "")), shown))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no notebook ({type(error).__name__}: {error}); expected what `make notebooks` "
+            "writes: restore it, or execute it again"
+        ) from error
+    return out
 
 
 def page(notebooks: Iterable[str | Path]) -> str:

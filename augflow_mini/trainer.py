@@ -194,9 +194,17 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Take up the run that `save` wrote; the model is touched only after everything fits."""
         saved = load_tensors(path, kind=KIND, device=self.device)
-        came, expected = saved["run"], self.identity()
+        with _damaged(path):
+            came, weights = dict(saved["run"]), dict(saved["model"])
+            if not all(isinstance(t, Tensor) for t in weights.values()):
+                raise TypeError("its model holds more than tensors")
+            history = dict(saved["fit"], loss=saved["fit"]["loss"].tolist())
+            fit = Fit(**dict(history, device=self.fit.device))
+            if len(fit.loss) != fit.step:
+                raise ValueError(f"{len(fit.loss)} losses for {fit.step} steps")
+        expected = self.identity()
         differ = [k for k in expected if came.get(k) != expected[k]]
-        if expected["decay"] is None and "steps" in differ and came["steps"] < expected["steps"]:
+        if expected["decay"] is None and "steps" in differ and fit.step < expected["steps"]:
             differ.remove("steps")  # a longer run of the same kind
         if differ:
             lines = ", ".join(f"{k} is {came.get(k)!r}, expected {expected[k]!r}" for k in differ)
@@ -204,12 +212,12 @@ class Trainer:
                 f"checkpoint {path} belongs to another run: {lines}. Pass the same arguments to "
                 "go on, another checkpoint= for a new run, or resume=False to overwrite it"
             )
-        check_state(saved["model"], self.flow.state_dict(), f"checkpoint {path}")
-        self.flow.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
-        history = dict(saved["fit"], loss=saved["fit"]["loss"].tolist())
-        self.fit = Fit(**dict(history, device=self.fit.device))
+        check_state(weights, self.flow.state_dict(), f"checkpoint {path}")
+        with _damaged(path):
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+        self.flow.load_state_dict(weights)
+        self.fit = fit
 
     def identity(self) -> dict:
         """What two runs must share for one to go on where the other stopped."""
@@ -242,6 +250,18 @@ class Trainer:
             f"{what} at step {self.fit.step} (training rows {shown}); {kept}. Lower lr or clip, "
             "add warmup, or bound the couplings' log-scales with clamp="
         )
+
+
+@contextlib.contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside is the file's fault, and said so."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"checkpoint {path} is damaged: {type(error).__name__} {error}; expected what fit "
+            "saves. Delete it, or name another"
+        ) from error
 
 
 class Objective(nn.Module):
