@@ -439,9 +439,10 @@ def test_less_motion_and_a_phone(show):
     )  # fmt: skip
     page.wait_for_function(MEASURED)
     page.wait_for_timeout(300)
-    before = page.locator(".afx-curves svg").inner_html()
+    drawn = "all => all.map((e) => e.getAttribute('d')).join()"
+    before = page.locator(".afx-curves path").evaluate_all(drawn)
     page.wait_for_timeout(300)
-    assert page.locator(".afx-curves svg").inner_html() == before
+    assert page.locator(".afx-curves path").evaluate_all(drawn) == before
     press(page, "Train")
     page.wait_for_function("model.get('shown').steps > 0")
     assert page.get_by_role("button", name="Pause").get_attribute("aria-pressed") == "true"
