@@ -51,7 +51,10 @@ class Carry(Transform):
         if may_look(self.validate):
             self._check(whole, u)
         # In float32 255 + 0.9999999 rounds to 256, the next integer: stay below it.
-        below = torch.nextafter(whole + 1, whole)
+        edge = (
+            whole.detach()
+        )  # a bound, not a path for gradients: torch 2.6 has none for nextafter
+        below = torch.nextafter(edge + 1, edge)
         return torch.minimum(whole + u, below) / self.levels, self._contrib(whole)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ class Permute(Transform):
         order = [int(i) for i in order]
         if sorted(order) != list(range(len(order))):
             raise ValueError(
-                f"Permute: {order} is not a permutation, expected each of 0 .. {len(order) - 1} once"
+                f"Permute: {order} is not a permutation of 0 .. {len(order) - 1}, expected each once"
             )
         self.register_buffer("order", torch.tensor(order))
         self.register_buffer("back", torch.argsort(self.order))

@@ -49,7 +49,10 @@ REFUSED = {
         lambda: am.Append(torch.nn.Linear(1, 1), reads=slice(0, 1), width=3).inverse(x2),
         "features 0:4 | shape (4, 2)",
     ),
-    "order of a permutation": (lambda: am.Permute("31"), "[3, 1] | each of 0 .. 1 once"),
+    "order of a permutation": (
+        lambda: am.Permute("31"),
+        "[3, 1] | permutation of 0 .. 1 | each once",
+    ),
     "a layer in float32": (
         lambda: am.check_transform(am.InvertibleLinear(2), x2.double()),
         "holds torch.float32 | layer.double()",
