@@ -112,7 +112,7 @@ function render({ model, el }) {
   function draw(page) {
     const state = read(), now = within(problem, state), step = here(state);
     step.bars = bars(problem, state);
-    const { error, gap, sum, nll } = step.bars, q = describeQ(now);
+    const { error, gap, sum, nll } = step.bars, q = (state.family ? `Family ${state.family}, ` : "") + describeQ(now);
     drawPlane(page, problem, now, state.family ? `of the family ${state.family}` : "a Gaussian");
     drawTrail(page, trail);
     page.say([
