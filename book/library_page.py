@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import augflow_mini
@@ -136,6 +137,8 @@ def docstring(doc: str, cite: Callable[[str], str]) -> list[str]:
 
 def _value(default: object) -> str:
     """A default as it would be typed; dots for a long one."""
+    if isinstance(default, Path):  # a folder of this machine: its name is what a reader needs
+        return f'"{default.name}"'
     text = getattr(default, "__name__", None) or str(default)
     text = json.dumps(default) if isinstance(default, str) else text
     return "..." if len(text) > 40 or text.startswith("<") else text
