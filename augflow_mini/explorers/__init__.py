@@ -8,6 +8,7 @@ from .gap import GapExplorer
 from .joint import JointExplorer
 from .k_samples import KSamplesExplorer
 from .leapfrog import LeapfrogExplorer
+from .levels import LevelsExplorer
 from .mixture import MixtureExplorer
 from .same_number import SameNumberExplorer
 from .two_bars import TwoBarsExplorer, TwoModesBarsExplorer
@@ -20,6 +21,7 @@ __all__ = [
     "JointExplorer",
     "KSamplesExplorer",
     "LeapfrogExplorer",
+    "LevelsExplorer",
     "MixtureExplorer",
     "SameNumberExplorer",
     "TwoBarsExplorer",
