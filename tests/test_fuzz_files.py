@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from by_hand import begin
-from fuzzing import cases, works_or_explains
+from fuzzing import CASES, FUZZ, cases, works_or_explains
 from hypothesis import strategies as st
 
 import augflow_mini as am
@@ -289,3 +289,11 @@ def test_no_address_breaks_or_enters_a_page(explorer_page, data):
     assert not found["hacked"] and found["more"] == 0, asked
     assert "not a number" not in found["status"] and "undefined" not in found["status"]
     assert faults == []
+
+
+def test_the_run_was_as_long_as_it_says():
+    """`make fuzz` runs both files: at least ten cases for each one of FUZZ."""
+    addresses = CASES["test_no_address_breaks_or_enters_a_page"]
+    total = sum(CASES.values()) + (BATCH - 1) * addresses
+    print(f"\n{total} generated cases: {dict(CASES)}, {BATCH} addresses each")
+    assert total >= 10 * FUZZ
