@@ -221,7 +221,7 @@ def measure(names: list[str], runs: int) -> dict[str, object]:
                 }
                 print(record["playground"], flush=True)
         browser.close()
-    return record | {"load after": os.getloadavg()[0], "notebooks": _built()}
+    return record | {"load after": os.getloadavg()[0], "notebooks": _built() if timed else {}}
 
 
 # ---------------------------------------------------------------- the status page
@@ -258,18 +258,20 @@ drawn, at most {shift}. Input to repaint, for each explorer of the page and with
 |---|---|---|---|---|---|
 {pages}
 {playground}
+{notebooks}"""
+ALONE = "Above the number of cores, every time here is too long."
+CROWDED = """**The machine was too busy to time a page**, so the columns of times are
+empty; weight and shift do not hang on it."""
+NOTEBOOKS = """
 ## Notebooks
 
 Seconds each took when the book was last built, on the same machine.
 
 | Notebook | s |
 |---|---|
-{notebooks}
+{rows}
 | together | {together} |
 """
-ALONE = "Above the number of cores, every time here is too long."
-CROWDED = """**The machine was too busy to time a page**, so the columns of times are
-empty; weight and shift do not hang on it."""
 PLAYGROUND = """
 ## Playground
 
@@ -296,8 +298,12 @@ def report(record: dict[str, object]) -> str:
         remark=ALONE if record["load before"] <= BUSY * record["cores"] else CROWDED,
         pages="\n".join(pages),
         playground=PLAYGROUND.format(**record["playground"]) if "playground" in record else "",
-        notebooks="\n".join(f"| {name} | {s} |" for name, s in record["notebooks"].items()),
-        together=sum(record["notebooks"].values()),
+        notebooks=NOTEBOOKS.format(
+            rows="\n".join(f"| {name} | {s} |" for name, s in record["notebooks"].items()),
+            together=sum(record["notebooks"].values()),
+        )
+        if record["notebooks"]
+        else "",
     )
 
 
