@@ -176,7 +176,9 @@ def test_a_sound_page_passes(chromium, tmp_path):
         ('<p style="color: #aaa">pale</p>', "axe, light: color-contrast"),
         ("<input>", "axe, light: label"),
         (
-            "<p id=a></p><p>text</p><script>setTimeout(() => a.style.height = '400px', 99)</script>",
+            "<p id=a></p><p>text" + "<br>text" * 30 + "</p>"
+            "<script>const next = requestAnimationFrame;"
+            "next(() => next(() => a.style.height = '400px'))</script>",
             "layout shift 0.",
         ),
     ],
