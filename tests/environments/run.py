@@ -101,6 +101,7 @@ def colab(at: Path) -> list[str]:
         instead["GIT_CONFIG_KEY_0"] = f"url.{clone.as_uri()}.insteadOf"
         env = {**os.environ, **instead, "PATH": f"{at}/bin:{os.environ['PATH']}"}
         env.pop("PYTHONPATH", None)
+        notebooks = sorted((clone / "book").glob("*.ipynb"))  # the committed ones
         run(at / "bin/pip", "uninstall", "-q", "-y", "augflow-mini")
         before = packages(at)
         for i, notebook in enumerate(notebooks):
