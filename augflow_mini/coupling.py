@@ -53,7 +53,9 @@ class Coupling(Transform):
     def _cut(self) -> tuple[int, int] | None:
         """(k, D) where all features before k move all the others, or the other way round."""
         own = type(self)
-        if any(getattr(own, n) is not getattr(Coupling, n) for n in ("forward", "inverse", "params")):
+        if any(
+            getattr(own, n) is not getattr(Coupling, n) for n in ("forward", "inverse", "params")
+        ):
             return None  # a subclass with a way of its own must be asked, not passed by
         if self.reads is None or len(self.reads) != 1:
             return None

@@ -48,7 +48,9 @@ def constant_jacobian_floor(noise: int, *, dims: int = 2) -> float:
     nested balls (rearrangement); the best c makes E||f||^2 = n.
     """
     if noise < 0 or dims < 1:
-        raise ValueError(f"constant_jacobian_floor(noise={noise}, dims={dims}): expected >= 0, >= 1")
+        raise ValueError(
+            f"constant_jacobian_floor(noise={noise}, dims={dims}): expected >= 0, >= 1"
+        )
     k, n = noise, dims + noise
     if k == 0:  # every point of the set is alike: it fills a ball evenly, E r^2 = n/(n+2) R^2
         log_m = math.log(n / (n + 2))
@@ -120,7 +122,9 @@ def steepness_frontier(
         ValueError: steepness is not positive, or the interval misses mass.
     """
     if not steepness > 0:
-        raise ValueError(f"steepness_frontier: steepness is {steepness}, expected a positive number")
+        raise ValueError(
+            f"steepness_frontier: steepness is {steepness}, expected a positive number"
+        )
     dx = (high - low) / cells
     x = low + (np.arange(cells) + 0.5) * dx
     log_p = log_density(torch.as_tensor(x)[:, None]).double().numpy()
@@ -135,7 +139,9 @@ def steepness_frontier(
         start, slope = v[0], v[1:]  # S at `low`, S' on each cell
         s = start + (np.cumsum(slope) - 0.5 * slope) * dx  # S at the centres
         ps = p * s
-        tail = np.cumsum(ps[::-1])[::-1]  # a slope moves its own centre by half, all later ones fully
+        tail = np.cumsum(ps[::-1])[
+            ::-1
+        ]  # a slope moves its own centre by half, all later ones fully
         grad = np.concatenate([[ps.sum()], (tail - 0.5 * ps) * dx - p / slope])
         return 0.5 * (ps * s).sum() - (p * np.log(slope)).sum(), grad
 
@@ -191,4 +197,6 @@ def one_coupling_floor(
     mean2 = (p[seen] * axis).sum(1) / p1[seen]
     var2 = (p[seen] * axis**2).sum(1) / p1[seen] - mean2**2 + inside
     log_2pie = math.log(2 * math.pi * math.e)
-    return (0.5 * (log_2pie + var1.log()) + (0.5 * p1[seen] * (log_2pie + var2.log())).sum()).item()
+    return (
+        0.5 * (log_2pie + var1.log()) + (0.5 * p1[seen] * (log_2pie + var2.log())).sum()
+    ).item()

@@ -227,7 +227,9 @@ def test_a_network_that_pools_the_image_is_refused():
     """(B, 2 W, 1, 1) would broadcast, and the log-determinant would count one place for all."""
     pool = nn.Sequential(nn.Conv2d(2, 4, 1), nn.AdaptiveAvgPool2d(1))
     layer = AffineCoupling(pool, reads=slice(0, 2), writes=slice(2, 4))
-    with pytest.raises(ValueError, match=r"returned shape \(3, 4, 1, 1\), expected \(3, 4, 5, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"returned shape \(3, 4, 1, 1\), expected \(3, 4, 5, 5\)"
+    ):
         layer(torch.randn(3, 4, 5, 5))
 
 

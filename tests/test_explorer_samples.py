@@ -429,5 +429,6 @@ def test_joint_refuses_what_it_cannot_show():
 def test_gap_on_the_bridge_of_the_recorded_models():
     """Chapter 3: above half a nat on the bridge of the two-step model, small on the one-step model's."""
     for x in (-0.2, 0.0, 0.2):
-        gaps = [JointExplorer(load_model(f"e2-anf-{n}"), x=x).compute()["gap"] for n in (1, 2)]
+        models = [load_model(f"e2-anf-{n}") for n in (1, 2)]
+        gaps = [JointExplorer(model, x=x).compute()["gap"] for model in models]
         assert gaps[0] < 0.1 and gaps[1] > 0.5

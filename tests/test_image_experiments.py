@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,15 @@ from torch import nn
 
 from augflow_mini import Flow, StandardNormal
 from augflow_mini.checkpoint import load_tensors
-from augflow_mini.experiments import image_probe, image_results, image_setups, image_speed
+from augflow_mini.experiments import (
+    image_probe,
+    image_records,
+    image_results,
+    image_setups,
+    image_speed,
+)
 from augflow_mini.experiments.image_models import MODELS, build
+from augflow_mini.experiments.record import load_record, load_weights
 from augflow_mini.train import negative_elbo
 from augflow_mini.trainer import KIND
 
@@ -312,3 +320,76 @@ def test_made_images_are_images():
     made = image_setups.made_images(8, (3, 8, 8))
     assert made.dtype == torch.uint8 and made.shape == (8, 3, 8, 8) and made.float().std() > 20
     assert isinstance(Flow([], StandardNormal(2)), nn.Module)
+
+
+# ---- records --------------------------------------------------------------------------------
+
+
+def second_seed(folder, change=None):
+    """A run of seed 1 beside that of seed 0: its copy with other numbers."""
+    result = json.loads((folder / "tiny-3ch-s0.json").read_text())
+    result |= {"seed": 1, "valid": dict(result["valid"], elbo=result["valid"]["elbo"] + 0.2)}
+    (folder / "tiny-3ch-s1.json").write_text(json.dumps(result | (change or {})))
+
+
+def test_runs_become_one_sealed_record_with_the_first_weights(whole, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(whole, runs)
+    second_seed(runs)
+    (path,) = image_records.collect(runs, ["tiny-3ch"], tmp_path / "records")
+    record = load_record(path.stem, folder=path.parent)
+    first = json.loads((whole / "tiny-3ch-s0.json").read_text())["valid"]["elbo"]
+    assert record["metrics"]["elbo"]["mean"] == pytest.approx(first + 0.1)
+    assert record["metrics"]["elbo"]["sd"] == pytest.approx(0.2 / 2**0.5)
+    assert record["seeds"] == [0, 1] and record["run_on"][0]["device"] == "cpu"
+    stored = load_weights(path.stem, folder=path.parent)
+    trained = image_results.load_model(whole / "tiny-3ch-s0")[0].state_dict()
+    assert all(torch.equal(stored[k].float(), v.float()) for k, v in trained.items())
+    path.write_text(path.read_text().replace('"seeds": [\n  0', '"seeds": [\n  7'))
+    with pytest.raises(ValueError, match="changed after it was written"):
+        load_record(path.stem, folder=path.parent)
+
+
+def test_runs_of_different_settings_are_not_averaged(whole, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(whole, runs)
+    second_seed(runs, {"parameters": 1})
+    with pytest.raises(ValueError, match="differ in 'parameters'"):
+        image_records.collect(runs, ["tiny-3ch"], tmp_path)
+    with pytest.raises(ValueError, match="no finished run of 'tiny-4ch'"):
+        image_records.collect(runs, ["tiny-4ch"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["small-3ch", "small-4ch", "small-6ch"])
+def test_recorded_models_are_those_of_the_setups(name):
+    record, flow = image_records.load_images_record(name), image_records.load_images_model(name)
+    setup = image_setups.setups()[name]
+    assert image_setups.Setup(**{**record["setup"], **as_tuples(record)}) == setup
+    assert sum(p.numel() for p in flow.parameters()) == record["parameters"]
+    torch.manual_seed(0)
+    made = flow.sample(4)
+    assert made.shape == (4, 3, 8, 8) and made.min() >= 0 and made.max() <= 255
+    assert torch.equal(made, made.round())
+
+
+def as_tuples(record):
+    """JSON knows no tuples."""
+    return {k: tuple(v) for k, v in record["setup"].items() if isinstance(v, list)}
+
+
+def test_codecs_squeeze_what_has_structure_and_nothing_else():
+    flat, noise = torch.full((16, 3, 32, 32), 7), torch.randint(0, 256, (16, 3, 32, 32))
+    flat, noise = (image_records.codec_bits(t.to(torch.uint8)) for t in (flat, noise))
+    assert flat.keys() == noise.keys() and len(flat) == 4
+    assert all(8 < bits < 9 for bits in noise.values()) and flat["png of the mosaic"] < 0.1
+    with pytest.raises(ValueError, match="make no square"):
+        image_records.codec_bits(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="expected uint8"):
+        image_records.codec_bits(torch.zeros(4, 1, 8, 8))
+
+
+def test_pooled_images_are_means_over_squares():
+    x = torch.randint(0, 256, (2, 3, 8, 8)).to(torch.uint8)
+    small = image_setups._pool(x, 4)
+    assert small.dtype == torch.uint8 and small.shape == (2, 3, 2, 2)
+    assert small[1, 2, 1, 0] == x[1, 2, 4:, :4].float().mean().round()

@@ -72,13 +72,14 @@ EXERCISES = {
         expected=_log_weight,
         mistakes={
             "log q is not subtracted: what is left is the joint density, not a weight.": (
-                lambda log_p, z, entropy_form: log_p
-                + _noise(z).log_prob(z)
-                + (_noise(z).entropy() if entropy_form else 0)
+                lambda log_p, z, entropy_form: (
+                    log_p + _noise(z).log_prob(z) + (_noise(z).entropy() if entropy_form else 0)
+                )
             ),
             "the entropy enters with a plus: it stands for the mean of minus log q.": (
-                lambda log_p, z, entropy_form: log_p
-                + (_noise(z).log_prob(z) - _noise(z).entropy() if entropy_form else 0)
+                lambda log_p, z, entropy_form: (
+                    log_p + (_noise(z).log_prob(z) - _noise(z).entropy() if entropy_form else 0)
+                )
             ),
         },
         on=((LOG_P, Z, False), (LOG_P, Z, True)),

@@ -33,7 +33,10 @@ FAULTS = {
     "KL the other way round": (
         ["same-5"],
         None,
-        ("(log_q.exp() * (log_q - log_posterior))", "(log_posterior.exp() * (log_posterior - log_q))"),
+        (
+            "(log_q.exp() * (log_q - log_posterior))",
+            "(log_posterior.exp() * (log_posterior - log_q))",
+        ),
     ),
     "entropy without its 1": (
         ["same-2"],

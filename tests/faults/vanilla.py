@@ -19,7 +19,10 @@ FAULTS = {
     "bits for nats": (
         ["vanilla-5"],
         None,
-        ("-torch.tensor(nll) - torch.tensor(gap)", "-torch.tensor(nll) / 0.69 - torch.tensor(gap)"),
+        (
+            "-torch.tensor(nll) - torch.tensor(gap)",
+            "-torch.tensor(nll) / 0.69 - torch.tensor(gap)",
+        ),
     ),
     "encoder's log-det forgotten": (["vanilla-6"], None, ("- 1) - log_a + log_d", "- 1) + log_d")),
     "reads the data, not the noise": (

@@ -1,0 +1,65 @@
+"""Faults that break the claims of "Experiments on images"; the form is that of `gap.py` here."""
+
+from __future__ import annotations
+
+from augflow_mini import bounds, dequantize, image_recipes
+from augflow_mini.augment import Slice
+from augflow_mini.experiments import image_setups
+
+NOTEBOOK = "12_experiments_images.ipynb"
+
+
+def levels_forgotten(mp):
+    """Carry contributes nothing: a density of y in the unit cube passes for one of integers."""
+    mp.setattr(dequantize.Carry, "_contrib", lambda self, x: x.new_zeros(len(x)))
+
+
+def noise_counted_as_data(mp):
+    """Bits per dimension divided by twice the dimensions, as if 3 noise channels were data."""
+    original = bounds.bits_per_dim
+    mp.setattr(bounds, "bits_per_dim", lambda nats, x: original(nats, x) / 2)
+
+
+def wider_six(mp):
+    """The six-channel model does not pay for its posterior."""
+    original = image_setups.setups
+
+    def setups():
+        out = original()
+        out["small-6ch"].options["filters"] = 18
+        return out
+
+    mp.setattr(image_setups, "setups", setups)
+
+
+def shallow_posterior(mp):
+    """A released configuration copied with one block too few."""
+    configs = dict(image_recipes.IMAGE_CONFIGS)
+    configs["vflow_cifar10"] = dict(configs["vflow_cifar10"], posterior_blocks=2)
+    mp.setattr(image_recipes, "IMAGE_CONFIGS", configs)
+
+
+def posterior_draw_without_log_q(mp):
+    """On the way from noise to image what is dropped contributes nothing: the EUBO lacks log q."""
+    original = Slice.forward
+    mp.setattr(Slice, "forward", lambda self, x: (lambda z, c: (z, 0 * c))(*original(self, x)))
+
+
+FAULTS = {
+    "levels forgotten": (["images-1"], levels_forgotten, None),
+    "divided by D_X + D_Z": (["images-1", "images-4"], noise_counted_as_data, None),
+    "six channels do not pay": (["images-2"], wider_six, None),
+    "one block too few": (["images-3"], shallow_posterior, None),
+    "models swapped": (["images-5"], None, ("((3, 1), (4, -1))", "((4, 1), (3, -1))")),
+    "the control for the model": (
+        ["images-6"],
+        None,
+        ('late(3, "trained")', 'late(3, "untrained")'),
+    ),
+    "compared across sizes": (
+        ["images-7"],
+        None,
+        ("codecs-cifar10-3x8x8", "codecs-cifar10-3x32x32"),
+    ),
+    "EUBO without log q": (["images-8"], posterior_draw_without_log_q, None),
+}
