@@ -427,7 +427,7 @@ def test_joint_refuses_what_it_cannot_show():
 
 
 def test_gap_on_the_bridge_of_the_recorded_models():
-    """Chapter 3: above half a nat on the bridge of the two-step model, small on the one-step model's."""
+    """Chapter 3: above half a nat on the bridge with two steps, small with one."""
     for x in (-0.2, 0.0, 0.2):
         models = [load_model(f"e2-anf-{n}") for n in (1, 2)]
         gaps = [JointExplorer(model, x=x).compute()["gap"] for model in models]
