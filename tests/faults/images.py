@@ -50,7 +50,7 @@ FAULTS = {
     "divided by D_X + D_Z": (["images-1", "images-4"], noise_counted_as_data, None),
     "six channels do not pay": (["images-2"], wider_six, None),
     "one block too few": (["images-3"], shallow_posterior, None),
-    "models swapped": (["images-5"], None, ("((3, 1), (4, -1))", "((4, 1), (3, -1))")),
+    "models swapped": (["images-5"], None, ("for c in (3, 4, 6)", "for c in (4, 3, 6)")),
     "the control for the model": (
         ["images-6"],
         None,
