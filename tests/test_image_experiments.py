@@ -377,6 +377,15 @@ def as_tuples(record):
     return {k: tuple(v) for k, v in record["setup"].items() if isinstance(v, list)}
 
 
+def test_sampled_images_stand_side_by_side():
+    picture = image_records.sampled(["small-3ch"], 2, seed=3)
+    torch.manual_seed(3)
+    one, two = image_records.load_images_model("small-3ch").sample(2).detach().byte()
+    assert picture.shape == (8, 16, 3) and picture.dtype == "uint8"
+    assert (picture[:, :8] == one.permute(1, 2, 0).numpy()).all()
+    assert (picture[:, 8:] == two.permute(1, 2, 0).numpy()).all()
+
+
 def test_codecs_squeeze_what_has_structure_and_nothing_else():
     flat, noise = torch.full((16, 3, 32, 32), 7), torch.randint(0, 256, (16, 3, 32, 32))
     flat, noise = (image_records.codec_bits(t.to(torch.uint8)) for t in (flat, noise))

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,19 +98,20 @@ def load_images_model(name: str) -> Flow:
     return flow.eval()
 
 
-def probe_means(record: dict, which: str, lag: int) -> list[float]:
-    """R^2 of the probe, averaged over the couplings, for each seed.
+@torch.no_grad()
+def sampled(names: Sequence[str], n: int, *, seed: int = 0) -> np.ndarray:
+    """n samples of each recorded model as one picture, a model a row: (rows * H, n * W, C), uint8.
 
     Args:
-        record: of an experiment with a probe.
-        which: 'trained' or 'untrained', the control.
-        lag: 0, from what the coupling itself passes on; 1, from what the next one does.
+        names: experiments whose images have one shape.
+        n: samples of each.
+        seed: of the base noise; the caller's generator is left as it was.
     """
-    means = []
-    for seed in record["probe"]:
-        values = [row["r2"] for row in seed[which] if row["lag"] == lag]
-        means.append(math.fsum(values) / len(values))
-    return means
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        rows = torch.stack([load_images_model(name).sample(n) for name in names])
+    # (row, n, C, H, W) -> (row, H, n, W, C): images of a row side by side
+    return rows.byte().permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()
 
 
 def codec_bits(images: Tensor) -> dict[str, float]:
