@@ -28,13 +28,16 @@ def collect(
 ) -> list[Path]:
     """Write one record for each experiment, over all seeds found, with the first one's weights.
 
+    The figures are those of the run, in float32; the weights are rounded to half precision.
+
     Args:
         runs: folder that `train` wrote.
         names: experiments; each needs at least one finished run.
         folder: where; the library's `records/images` by default.
 
     Raises:
-        ValueError: no finished run of a name, or seeds with different settings or data.
+        ValueError: no finished run of a name, seeds with different settings or data, or weights
+            beyond half precision.
     """
     runs, folder, paths = Path(runs), Path(folder or FOLDER), []
     for name in names:
@@ -49,6 +52,10 @@ def collect(
                     "keep those of one setting"
                 )
         state = load_tensors(files[0].with_suffix(".pt"), kind=KIND)["state"]
+        # Half precision: every install carries the records, and samples need no more.
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        if not all(v.isfinite().all() for v in state.values()):
+            raise ValueError(f"{name}: a weight does not fit half precision; train it again")
         folder.mkdir(parents=True, exist_ok=True)
         paths.append(write_record(name, _content(results), weights=state, folder=folder))
     return paths
@@ -94,7 +101,7 @@ def load_images_model(name: str) -> Flow:
     """
     setup = load_images_record(name)["setup"]
     flow = build(setup["model"], tuple(setup["shape"]), **setup["options"])
-    flow.load_state_dict(load_weights(name, folder=FOLDER))
+    flow.load_state_dict(load_weights(name, folder=FOLDER))  # copied into float32
     return flow.eval()
 
 

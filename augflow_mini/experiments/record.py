@@ -26,7 +26,7 @@ from ..linear import InvertibleLinear
 
 RECORDS = Path(__file__).parent.parent / "records"
 WEIGHTS = "augflow_mini.weights.1"
-LIMIT = 2 * 1024**2  # bytes a file: the records travel with every install
+LIMIT = 1024**2  # bytes a file: the records travel with every install
 
 
 def write_record(
@@ -45,7 +45,7 @@ def write_record(
         folder: where; the library's own records by default.
 
     Raises:
-        ValueError: a bad name, NaN in the content, or a file over the limit of 2 MB.
+        ValueError: a bad name, NaN in the content, or a file over the limit of 1 MB.
         OSError: the folder cannot be written.
     """
     if not name or not all(c.isalnum() or c in "-_" for c in name):
