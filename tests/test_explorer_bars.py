@@ -10,7 +10,7 @@ import math
 
 import pytest
 import torch
-from test_explorers import D, difference, show, status  # noqa: F401 (show is a fixture)
+from explorer_page import D, difference, status
 
 import augflow_mini as am
 from augflow_mini.explorers import SameNumberExplorer, TwoBarsExplorer, TwoModesBarsExplorer
@@ -19,23 +19,13 @@ from augflow_mini.explorers.two_bars import VARIANCE, Skew
 from augflow_mini.gap import LinearGaussian, ScalarANF
 
 SOURCES = ("arrays.js", "base.js", "plot.js", "joint_kl.js", "same_number.js")
-LOAD = """async (text) => {
-  const url = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
-  window.M = await import(url);
-}"""
 STATES = 1000
 FAMILIES = TwoModesBarsExplorer.families
 
 
-@pytest.fixture(scope="module")
-def page(chromium):
-    context = chromium.new_context()
-    context.route("**/*", lambda r: r.fulfill(body="<!doctype html>", content_type="text/html"))
-    page = context.new_page()
-    page.goto("http://explorers.test/")
-    page.evaluate(LOAD, source(*SOURCES))
-    yield page
-    context.close()
+@pytest.fixture
+def page(engine):
+    return engine(source(*SOURCES))
 
 
 def ranges(widget: type) -> dict[str, tuple[float, float]]:
@@ -153,20 +143,12 @@ BARS_MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(("find", "put"), BARS_MUTANTS, ids=[m[0] for m in BARS_MUTANTS])
-def test_wrong_bars_are_seen(page, find, put):
-    text = source(*SOURCES)
-    assert find in text, "joint_kl.js has changed: plant the fault anew"
-    page.evaluate(LOAD, text.replace(find, put))
-    try:
-        linear, modes = states(TwoBarsExplorer, 20), modes_states(20)
-        got = [
-            page.evaluate(BARS, ["linear", linear]),
-            page.evaluate(BARS, ["two modes", modes]),
-        ]
-    finally:
-        page.evaluate(LOAD, text)
-    right = [page.evaluate(BARS, ["linear", linear]), page.evaluate(BARS, ["two modes", modes])]
+@pytest.mark.parametrize("fault", BARS_MUTANTS, ids=lambda fault: fault[0])
+def test_wrong_bars_are_seen(engine, fault):
+    linear, modes = states(TwoBarsExplorer, 20), modes_states(20)
+    asked = ["linear", linear], ["two modes", modes]
+    got = [engine(source(*SOURCES), fault).evaluate(BARS, a) for a in asked]
+    right = [engine(source(*SOURCES)).evaluate(BARS, a) for a in asked]
     one, two = (torch.tensor(v[0] + v[1], dtype=D) for v in (got, right))
     assert not difference(one.flatten().tolist(), two) < 1e-10
 
@@ -347,15 +329,10 @@ SAME_MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(("find", "put"), SAME_MUTANTS, ids=[m[0] for m in SAME_MUTANTS])
-def test_a_wrong_route_is_seen(page, find, put):
-    text = source(*SOURCES)
-    assert find in text, "same_number.js has changed: plant the fault anew"
-    page.evaluate(LOAD, text.replace(find, put))
-    try:
-        totals = torch.tensor(page.evaluate(ROUTES, states(SameNumberExplorer, 20)), dtype=D)
-    finally:
-        page.evaluate(LOAD, text)
+@pytest.mark.parametrize("fault", SAME_MUTANTS, ids=lambda fault: fault[0])
+def test_a_wrong_route_is_seen(engine, fault):
+    page = engine(source(*SOURCES), fault)
+    totals = torch.tensor(page.evaluate(ROUTES, states(SameNumberExplorer, 20)), dtype=D)
     assert (totals[:, :, 3] - totals[:, :1, 3]).abs().max() > 1e-6
 
 
@@ -379,7 +356,7 @@ def test_controls_can_be_read_set_and_observed(widget):
 
 
 @pytest.mark.parametrize("widget", [TwoBarsExplorer, TwoModesBarsExplorer])
-def test_the_page_follows_the_hand_and_the_buttons(show, widget):  # noqa: F811
+def test_the_page_follows_the_hand_and_the_buttons(show, widget):
     explorer = widget()
     tab = show(explorer)
     if explorer.has_trait("family"):
@@ -404,7 +381,7 @@ def test_the_page_follows_the_hand_and_the_buttons(show, widget):  # noqa: F811
     assert len(json.dumps(explorer.get_state(), default=str)) < 60_000
 
 
-def test_the_page_shows_the_ledger(show):  # noqa: F811
+def test_the_page_shows_the_ledger(show):
     explorer = SameNumberExplorer()
     tab = show(explorer)
     for option in explorer.options("counted"):

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 import traitlets
+from explorer_page import D, difference, status
 from scipy import stats
-from test_explorers import LOAD, D, difference, show, status  # noqa: F401  (show is a fixture)
 
 import augflow_mini as am
 from augflow_mini.bounds import LogWeights
@@ -24,29 +24,11 @@ from augflow_mini.gap import LinearGaussian, ScalarANF
 SEEDS = (1, 2, 3, 4, 5)
 
 
-@pytest.fixture(scope="module")
-def engine(chromium):
-    """engine(file, ...) opens an empty page with these files as the module `M`."""
-    context = chromium.new_context()
-    context.route("**/*", lambda r: r.fulfill(body="<!doctype html>", content_type="text/html"))
-    page = context.new_page()
-    page.goto("http://explorers.test/")
-
-    def load(*files: str, fault: tuple[str, str] = ("", "")):
-        text = source(*files)
-        assert fault[0] in text, "the module has changed: plant the fault anew"
-        page.evaluate(LOAD, text.replace(*fault) if fault[0] else text)
-        return page
-
-    yield load
-    context.close()
-
-
 # ---------------------------------------------------------------- draws
 
 
 def test_draws_are_the_same_in_page_and_python(engine):
-    page = engine("draws.js")
+    page = engine(source("draws.js"))
     for seed in (0, 1, 99, 1099):
         assert (
             page.evaluate("(s) => [...M.uniforms(s, 1000)]", seed) == uniforms(seed, 1000).tolist()
@@ -100,7 +82,7 @@ def k_samples_difference(page) -> float:
 
 
 def test_k_samples_equal_torch_for_the_same_draws(engine):
-    assert k_samples_difference(engine(*K_SAMPLES)) < 1e-10
+    assert k_samples_difference(engine(source(*K_SAMPLES))) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -116,13 +98,13 @@ def test_k_samples_equal_torch_for_the_same_draws(engine):
     ids=lambda fault: fault[1],
 )
 def test_a_fault_in_k_samples_is_seen(engine, fault):
-    assert not k_samples_difference(engine(*K_SAMPLES, fault=fault)) < 1e-10
+    assert not k_samples_difference(engine(source(*K_SAMPLES), fault=fault)) < 1e-10
 
 
 def test_any_weights_give_the_librarys_bound_and_ess(engine):
     """Also where weights differ by more than a double's range."""
     torch.manual_seed(0)
-    page = engine(*K_SAMPLES)
+    page = engine(source(*K_SAMPLES))
     for scale in (0.1, 3.0, 400.0):
         log_w = scale * torch.randn(1024, dtype=D)
         got = page.evaluate(
@@ -138,7 +120,7 @@ def test_infinite_variance_is_flagged_exactly_where_it_is(engine):
     torch.manual_seed(0)
     states = [(*row[:4].tolist(), row[4].item()) for row in torch.rand(300, 5, dtype=D)]
     states = [(0.15 + a, 3 * b - 1, 4 * c - 2, 0.1 + 2 * d, 4 * x - 2) for a, b, c, d, x in states]
-    flags = engine(*K_SAMPLES).evaluate(
+    flags = engine(source(*K_SAMPLES)).evaluate(
         "(all) => all.map(([a, b, c, d, x]) => M.infiniteVariance(M.scalarAnf({ a, b, c, d }, x)))",
         states,
     )
@@ -165,7 +147,7 @@ def test_infinite_variance_is_what_the_integral_does():
         assert (moments[1] - moments[0] > 1) is infinite
 
 
-def test_k_samples_page_shows_what_torch_computes_and_says_which_variance(show):  # noqa: F811
+def test_k_samples_page_shows_what_torch_computes_and_says_which_variance(show):
     widget = KSamplesExplorer()
     page = show(widget)
     assert "the weights have finite variance" in status(page)
@@ -267,7 +249,7 @@ def best_density_faults(page) -> list[str]:
 
 
 def test_the_best_density_in_the_page(engine):
-    page = engine(*FLOORS)
+    page = engine(source(*FLOORS))
     assert best_density_faults(page) == []
     normal = torch.distributions.Normal(torch.tensor([-2.0, 2.0], dtype=D), 0.5)
     for v in (0.1, 1.0, 2.2):
@@ -284,7 +266,7 @@ def test_the_best_density_in_the_page(engine):
     ids=lambda fault: fault[1],
 )  # fmt: skip
 def test_a_fault_in_the_best_density_is_seen(engine, fault):
-    assert best_density_faults(engine(*FLOORS, fault=fault)) != []
+    assert best_density_faults(engine(source(*FLOORS), fault=fault)) != []
 
 
 def test_floors_are_those_of_the_library():
@@ -295,7 +277,7 @@ def test_floors_are_those_of_the_library():
         assert max(map(abs, found[name]["floor"])) < 1e-3  # "about zero", as the page says
 
 
-def test_floors_in_the_page(show):  # noqa: F811
+def test_floors_in_the_page(show):
     page, widget = show(FloorsExplorer()), FloorsExplorer()
     page.get_by_role("slider", name="noise").press("ArrowRight")
     page.get_by_role("slider", name="steepness").press("ArrowRight")
@@ -370,7 +352,7 @@ def joint_faults(page) -> list[str]:
 
 
 def test_half_steps_are_those_of_torch(engine):
-    assert joint_faults(engine(*JOINT)) == []
+    assert joint_faults(engine(source(*JOINT))) == []
 
 
 @pytest.mark.parametrize(
@@ -384,7 +366,7 @@ def test_half_steps_are_those_of_torch(engine):
     ids=lambda fault: fault[1],
 )
 def test_a_fault_in_the_half_steps_is_seen(engine, fault):
-    assert joint_faults(engine(*JOINT, fault=fault)) != []
+    assert joint_faults(engine(source(*JOINT), fault=fault)) != []
 
 
 def test_encoders_move_the_noise_and_decoders_the_data():
@@ -396,7 +378,7 @@ def test_encoders_move_the_noise_and_decoders_the_data():
             assert moved[still] == 0 and moved[moving] > 1e-3
 
 
-def test_joint_in_the_page(show):  # noqa: F811
+def test_joint_in_the_page(show):
     widget = JointExplorer(load_model("e2-anf-2"))
     page = show(widget)
     page.get_by_role("slider", name="half-steps").press("End")

@@ -10,7 +10,7 @@ import ipywidgets
 import pytest
 import torch
 import traitlets
-from test_explorers import LOAD, D, difference, show, status  # noqa: F401  (show is a fixture)
+from explorer_page import D, difference, status
 
 from augflow_mini.explorers import DequantiseExplorer, LeapfrogExplorer, LevelsExplorer
 from augflow_mini.explorers.dequantise import Bins, Lean
@@ -23,26 +23,6 @@ WIDGETS = {
     "levels": LevelsExplorer,
 }
 BUDGET = 60_000  # bytes of an explorer's state: its module, its style, its weights
-
-
-@pytest.fixture(scope="module")
-def engine(chromium):
-    """engine(widget class) opens an empty page with its module as `M`, with a fault if asked."""
-    context = chromium.new_context()
-    context.route("**/*", lambda r: r.fulfill(body="<!doctype html>", content_type="text/html"))
-    page = context.new_page()
-    page.goto("http://explorers.test/")
-
-    def load(kind: type, fault: tuple[str, str] | None = None):
-        text = kind._esm
-        if fault:
-            assert fault[0] in text, "the module has changed: plant the fault anew"
-            text = text.replace(*fault)
-        page.evaluate(LOAD, text)
-        return page
-
-    yield load
-    context.close()
 
 
 def states(n: int, seed: int = 0, **ranges: tuple[float, float]) -> list[dict[str, float]]:
@@ -76,7 +56,7 @@ def test_shown_with_a_still_picture(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", WIDGETS)
-def test_fits_a_phone_and_answers_keys(show, name):  # noqa: F811
+def test_fits_a_phone_and_answers_keys(show, name):
     page = show(WIDGETS[name](), viewport={"width": 375, "height": 800}, has_touch=True)
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
@@ -111,7 +91,7 @@ def bins_parity(page, n: int = 300) -> float:
 
 
 def test_both_terms_equal_torch(engine):
-    assert bins_parity(engine(DequantiseExplorer)) < 1e-10
+    assert bins_parity(engine(DequantiseExplorer._esm)) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -127,7 +107,7 @@ def test_both_terms_equal_torch(engine):
     ids=lambda fault: fault[1],
 )
 def test_a_wrong_bin_is_seen(engine, fault):
-    assert not bins_parity(engine(DequantiseExplorer, fault), 20) < 1e-6
+    assert not bins_parity(engine(DequantiseExplorer._esm, fault), 20) < 1e-6
 
 
 @pytest.mark.parametrize("state", states(3, seed=3, **BINS), ids=str)
@@ -159,7 +139,7 @@ def test_learned_noise_lowers_the_gap_and_not_the_nll(engine):
     The second term is a mean over r(u | x), so the lean of the best sum is not that of the best
     first term.
     """
-    page = engine(DequantiseExplorer)
+    page = engine(DequantiseExplorer._esm)
     frequency, more = DequantiseExplorer().frequency, 0
     for s in states(100, seed=5, sigma=(0.5, 2.0), encoder=(0.0, 0.9)):
         best, only, gaps = page.evaluate(
@@ -178,7 +158,7 @@ def test_learned_noise_lowers_the_gap_and_not_the_nll(engine):
     assert more == 100
 
 
-def test_the_page_shows_both_terms(show):  # noqa: F811
+def test_the_page_shows_both_terms(show):
     widget = DequantiseExplorer()
     page = show(widget)
     for label, key, times in (("integer x", "ArrowRight", 2), ("lean", "ArrowRight", 30),
@@ -219,7 +199,7 @@ def orbits_parity(page, n: int = 25) -> tuple[float, float, float]:
 
 
 def test_leapfrog_equals_the_layers_keeps_areas_and_returns(engine):
-    off, area, home = orbits_parity(engine(LeapfrogExplorer))
+    off, area, home = orbits_parity(engine(LeapfrogExplorer._esm))
     assert off < 1e-10 and area < 1e-12 and home < 1e-10
 
 
@@ -235,14 +215,14 @@ def test_leapfrog_equals_the_layers_keeps_areas_and_returns(engine):
     ids=lambda fault: fault[1],
 )
 def test_a_wrong_step_is_seen(engine, fault):
-    off, area, home = orbits_parity(engine(LeapfrogExplorer, fault), 5)
+    off, area, home = orbits_parity(engine(LeapfrogExplorer._esm, fault), 5)
     assert not (off < 1e-6 and area < 1e-6 and home < 1e-6)
 
 
 def test_euler_changes_areas_as_autograd_says(engine):
     """The rim's integral in the page against the mean determinant over the disc."""
     widget = LeapfrogExplorer(update="Euler", h=0.06, steps=12)
-    got = engine(LeapfrogExplorer).evaluate(
+    got = engine(LeapfrogExplorer._esm).evaluate(
         "() => M.patch('Euler', 0.06, 12, [0.9, 0, 0.35, 0.35], 1440).ratio"
     )
     expected = widget.area_ratio()
@@ -251,7 +231,7 @@ def test_euler_changes_areas_as_autograd_says(engine):
 
 def test_the_energy_error_falls_with_the_square_of_the_step(engine):
     """Slope 2 within 0.1 from ten random starts; the page's slope is that of the layers."""
-    page = engine(LeapfrogExplorer)
+    page = engine(LeapfrogExplorer._esm)
     for s in states(10, seed=2, u=(0.3, 1.7), v=(-0.9, 0.9)):
         got = page.evaluate("({ u, v }) => M.errors('leapfrog', u, v).order", s)
         assert abs(got - 2) < 0.1, s
@@ -262,7 +242,7 @@ def test_the_energy_error_falls_with_the_square_of_the_step(engine):
     assert abs(euler - 2) > 0.1
 
 
-def test_leapfrog_in_the_page(show):  # noqa: F811
+def test_leapfrog_in_the_page(show):
     widget = LeapfrogExplorer()
     page = show(widget)
     found = widget.recompute()
@@ -297,7 +277,7 @@ def chains_parity(page, n: int = 50) -> float:
 
 
 def test_shares_equal_the_layers(engine):
-    assert chains_parity(engine(LevelsExplorer)) < 1e-10
+    assert chains_parity(engine(LevelsExplorer._esm)) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -311,12 +291,12 @@ def test_shares_equal_the_layers(engine):
     ids=lambda fault: fault[1],
 )
 def test_a_wrong_share_is_seen(engine, fault):
-    assert not chains_parity(engine(LevelsExplorer, fault), 10) < 1e-6
+    assert not chains_parity(engine(LevelsExplorer._esm, fault), 10) < 1e-6
 
 
 def test_the_best_first_level_is_narrower_where_the_links_are_off(engine):
     """In 20 random chains the sum is least where the page says, below 1; a link of 1 gives 1."""
-    page = engine(LevelsExplorer)
+    page = engine(LevelsExplorer._esm)
     for s in states(20, seed=9, levels=(2, 6), link=(0.0, 0.9)):
         best = page.evaluate("(s) => M.bestSpread(s)", s)
         assert best < 1
@@ -326,7 +306,7 @@ def test_the_best_first_level_is_narrower_where_the_links_are_off(engine):
         assert page.evaluate("(s) => M.bestSpread({ ...s, link: 1 })", s) == 1
 
 
-def test_levels_in_the_page(show):  # noqa: F811
+def test_levels_in_the_page(show):
     widget = LevelsExplorer()
     page = show(widget)
     for label, keys in (("variance", 9), ("link between", 4), ("levels L", 2), ("example x", 7)):

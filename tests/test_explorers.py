@@ -10,11 +10,11 @@ import ipywidgets
 import pytest
 import torch
 import traitlets
+from explorer_page import D, difference, status
 from torch import Tensor, nn
 
 import augflow_mini as am
 from augflow_mini.explorers import (
-    Explorer,
     FloorsExplorer,
     GapExplorer,
     JointExplorer,
@@ -31,8 +31,6 @@ from augflow_mini.gap import ScalarANF, quadrature
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE = ("arrays.js", "layers.js", "flow.js", "quadrature.js", "closed_form.js", "base.js")
-HOST = (ROOT / "book" / "_assets" / "widget-host.js").read_text(encoding="utf-8")
-D = torch.float64
 
 
 # ---------------------------------------------------------------- flows of every kind
@@ -113,21 +111,9 @@ def columns(t: Tensor) -> list[float]:
     return t.detach().double().T.flatten().tolist()
 
 
-def difference(got: list[float], expected: Tensor) -> float:
-    """Largest difference, relative to the size of the numbers."""
-    expected = expected.detach().double().flatten()
-    got = torch.tensor([math.nan if v is None else v for v in got], dtype=D)
-    assert got.shape == expected.shape
-    return ((got - expected).abs() / expected.abs().clamp(min=1.0)).max().item()
-
-
 # ---------------------------------------------------------------- the engine in the browser
 
 
-LOAD = """async (text) => {
-  const url = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
-  window.M = await import(url);
-}"""
 RUN = """([spec, x, e, B]) => {
   const flow = new M.Flow(spec), f64 = (a) => Float64Array.from(a);
   const { z, contrib } = flow.forward(f64(x), B, f64(e)), w = flow.logWeight(f64(x), B, f64(e));
@@ -153,16 +139,10 @@ TRAIN = """([spec, xs, es, B, lr]) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def page(chromium):
-    """An empty page with the engine as `M`, served from nowhere: nothing else can be fetched."""
-    context = chromium.new_context()
-    context.route("**/*", lambda r: r.fulfill(body="<!doctype html>", content_type="text/html"))
-    page = context.new_page()
-    page.goto("http://explorers.test/")
-    page.evaluate(LOAD, source(*ENGINE))
-    yield page
-    context.close()
+@pytest.fixture
+def page(engine):
+    """An empty page with the engine as `M`."""
+    return engine(source(*ENGINE))
 
 
 def parity(page, name: str, dtype: torch.dtype = D) -> dict[str, float]:
@@ -216,16 +196,11 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize(("find", "put"), MUTANTS, ids=[m[0] for m in MUTANTS])
-def test_a_wrong_engine_is_seen(page, find, put):
+@pytest.mark.parametrize("fault", MUTANTS, ids=lambda fault: fault[0])
+def test_a_wrong_engine_is_seen(engine, fault):
     """A fault planted in the engine shows in the comparison with torch."""
-    text = source(*ENGINE)
-    assert find in text, "the engine has changed: plant the fault anew"
-    page.evaluate(LOAD, text.replace(find, put))
-    try:
-        worst = max(max(parity(page, name).values()) for name in FLOWS)
-    finally:
-        page.evaluate(LOAD, text)
+    page = engine(source(*ENGINE), fault)
+    worst = max(max(parity(page, name).values()) for name in FLOWS)
     assert not worst < 1e-5
 
 
@@ -469,46 +444,7 @@ def test_source_joins_files_and_their_imports():
 # ---------------------------------------------------------------- the widgets in a page, no kernel
 
 
-def _page(widget: Explorer) -> str:
-    mime, id = "application/vnd.jupyter.widget-", widget.model_id
-    state = {k: v for k, v in widget.get_state().items() if k not in ("layout", "style")}
-    saved = json.dumps({"state": {id: {"model_name": "AnyModel", "state": state}}}, default=str)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title>'
-        f'<meta name="viewport" content="width=device-width"></head><body>'
-        f'<script type="{mime}view+json">{{"model_id": "{id}"}}</script>'
-        f'<script type="{mime}state+json">{saved.replace("</", chr(60) + chr(92) + "/")}</script>'
-        f"<script>{HOST}</script></body></html>"
-    )
-
-
-@pytest.fixture
-def show(chromium):
-    """Open a widget in a page of its own; fails at the end if anything went wrong in it."""
-    faults, contexts = [], []
-
-    def open_page(widget: Explorer, hash: str = "", **context: object):
-        contexts.append(chromium.new_context(**{"reduced_motion": "reduce", **context}))
-        html = _page(widget)
-        contexts[-1].route("**/*", lambda r: r.fulfill(body=html, content_type="text/html"))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda e: faults.append(str(e)))
-        page.on("console", lambda m: m.type == "error" and faults.append(m.text))
-        page.goto("http://explorers.test/" + hash)
-        page.wait_for_selector(".afx [role=status]")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
-
-
 DONE = "() => !document.querySelector('[role=status]').textContent.includes('computing')"
-
-
-def status(page) -> str:
-    return page.locator("[role=status]").inner_text().replace("\u2212", "-").replace("\n", " ")
 
 
 def test_the_page_shows_what_torch_computes(show):
