@@ -55,7 +55,8 @@ def engine(chromium):
     context.close()
 
 
-def _page(widget: Explorer) -> str:
+def page_of(widget: Explorer) -> str:
+    """Return a page with this widget's saved state and the book's widget host, no kernel."""
     mime, id = "application/vnd.jupyter.widget-", widget.model_id
     state = {k: v for k, v in widget.get_state().items() if k not in ("layout", "style")}
     saved = json.dumps({"state": {id: {"model_name": "AnyModel", "state": state}}}, default=str)
@@ -75,7 +76,7 @@ def show(chromium):
 
     def open_page(widget: Explorer, hash: str = "", **context: object):
         contexts.append(chromium.new_context(**{"reduced_motion": "reduce", **context}))
-        html = _page(widget)
+        html = page_of(widget)
         contexts[-1].route("**/*", lambda r: r.fulfill(body=html, content_type="text/html"))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda e: faults.append(str(e)))

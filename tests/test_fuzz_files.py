@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from by_hand import begin
+from explorer_page import page_of
 from fuzzing import CASES, FUZZ, cases, works_or_explains
 from hypothesis import strategies as st
 
@@ -252,13 +253,11 @@ BATCH = 50  # addresses a case: one call into the browser
 @pytest.fixture(scope="module")
 def explorer_page(chromium):
     """One explorer in a page of its own, no kernel; faults of the page are gathered."""
-    from test_explorers import _page
-
     from augflow_mini.explorers import GapExplorer
 
     widget, faults = GapExplorer(), []
     with contextlib.closing(chromium.new_context(reduced_motion="reduce")) as context:
-        html = _page(widget)
+        html = page_of(widget)
         context.route("**/*", lambda r: r.fulfill(body=html, content_type="text/html"))
         page = context.new_page()
         page.on("pageerror", lambda e: faults.append(str(e)))
