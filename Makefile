@@ -32,6 +32,12 @@ EXECUTED := _build/.executed-with-$(call hash,$(PACKAGE) requirements.txt)
 timed = mkdir -p _build; from=$$SECONDS; \
 	trap 'printf "%s\t%s\n" $(1) $$((SECONDS - from)) >> $(TIMES)' EXIT
 
+# Two builds at once would tear each other's files: the second waits. The lock belongs to descriptor 9 of
+# the recipe's shell, so it is gone with the shell, however that ends.
+TAKE_LOCK = import fcntl; fcntl.flock(9, fcntl.LOCK_EX$(1))
+alone = mkdir -p _build; exec 9> _build/.lock; $(or $(PYTHON),$(BIN)/python) -c '$(call TAKE_LOCK, | fcntl.LOCK_NB)' 2> /dev/null || { \
+	echo "another make is at work in this folder: waiting for it"; $(or $(PYTHON),$(BIN)/python) -c '$(call TAKE_LOCK)'; }
+
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -55,10 +61,10 @@ test: ## set up and run every check: style, library, notebooks, build, browser
 	exit $$failed
 
 notebooks: $(INSTALLED) ## run all notebooks in place, keep their outputs and rewrite the generated pages
-	@$(BIN)/python book/execute.py $(NOTEBOOKS)
-	@mkdir -p _build; $(BIN)/python -m augflow_mini.claims book/[0-9]*.ipynb > _build/claims.md
-	@mv _build/claims.md book/claims.md
-	@$(BIN)/python book/generate.py
+	@$(alone); $(BIN)/python book/execute.py $(NOTEBOOKS); \
+	$(BIN)/python -m augflow_mini.claims book/[0-9]*.ipynb > _build/claims.md; \
+	mv _build/claims.md book/claims.md; \
+	$(BIN)/python book/generate.py
 
 repository: $(INSTALLED) ## write the address (URL=https://github.com/OWNER/NAME) and version where they are repeated
 	@$(BIN)/python book/_ext/repository.py $(URL)
@@ -86,6 +92,7 @@ set-up: $(INSTALLED)
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(call timed,install); \
 	test -n "$(PYTHON)" || { echo "Python 3.11 or newer was not found: install it, or make PYTHON=... book"; exit 1; }; \
+	$(alone); \
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV); \
 	torch=$$(grep -o '^torch==[^ ]*' requirements.txt); \
 	if $(BIN)/python -c 'import sys, importlib.metadata as m; sys.exit(m.version("torch").split("+")[0] != sys.argv[1])' \
@@ -108,7 +115,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 # of the library must drop them. The pages are always written anew (seconds): Sphinx would not notice
 # an edit in book/_assets.
 html: $(INSTALLED)
-	@$(call timed,build); \
+	@$(call timed,build); $(alone); \
 	test -f $(EXECUTED) || rm -rf _build/.jupyter_cache _build/.doctrees _build/.executed-with-*; \
 	rm -rf $(HTML); touch $(EXECUTED); \
 	$(BIN)/jupyter-book build -W -n --keep-going . || { rm -rf _build/.doctrees; exit 1; } # else the next build is silent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata as metadata
 import json
 import re
@@ -93,3 +94,29 @@ def test_papers_named_in_the_book_are_in_the_bibliography():
             text = "".join("".join(c["source"]) for c in cells)
         named = set(re.findall(r"arxiv\.org/(?:abs|pdf)/(\d+\.\d+)", text))
         assert named <= known, f"{path.name} names {sorted(named - known)}"
+
+
+def _two_builds(folder: Path, makefile: str) -> str:
+    """What two `make html` at once do to one folder: s and e where a build starts and ends."""
+    tools = folder / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    (folder / "Makefile").write_text(makefile)
+    for name in ("requirements.txt", "pyproject.toml"):
+        (folder / name).write_text("")
+    stamp = hashlib.sha256(b"").hexdigest()[:12]
+    (folder / ".venv" / f".installed-{stamp}").touch()  # nothing to install
+    book = tools / "jupyter-book"
+    book.write_text("#!/bin/sh\nprintf s >> seen; sleep 0.5; printf e >> seen\n")
+    book.chmod(0o755)
+    quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    builds = [subprocess.Popen(["make", "html"], **quiet) for _ in range(2)]
+    assert [build.wait(timeout=60) for build in builds] == [0, 0]
+    return (folder / "seen").read_text()
+
+
+def test_two_builds_at_once_take_turns(tmp_path):
+    makefile = (ROOT / "Makefile").read_text()
+    assert _two_builds(tmp_path / "with", makefile) == "sese"
+    torn = makefile.replace("$(call timed,build); $(alone);", "$(call timed,build);")
+    assert torn != makefile
+    assert _two_builds(tmp_path / "without", torn) == "ssee"
