@@ -194,6 +194,7 @@ def _factor_out(channels: int) -> Slice:
 def glow(
     shape: tuple[int, int, int],
     *,
+    extra: int = 0,
     scales: int = 2,
     steps: int = 4,
     filters: int = 64,
@@ -202,11 +203,19 @@ def glow(
 ) -> list[Transform]:
     """Glow: squeeze, `steps` times (norm, 1x1 convolution, coupling), half factored out.
 
-    Base: `StandardNormal` of shape (C 2^(scales + 1), H / 2^scales, W / 2^scales). Kingma and
-    Dhariwal 2018; uniform noise as there, the logit as in Real NVP.
+    With `extra` channels z it is VFlow with Glow's joint and the simplest learned q: z | x is
+    Gaussian, with mean and scale from one network, so z = m(x) + s(x) e.
+
+    Base: `StandardNormal` of shape ((C + extra) 2^(scales + 1), H / 2^scales, W / 2^scales). Kingma
+    and Dhariwal 2018; uniform noise as there, the logit as in Real NVP. Chen et al. 2020, VFlow.
     """
     _check_image("glow", shape, scales=scales, steps=steps, filters=filters)
-    layers, channels = _pixels(levels, shape, validate), shape[0]
+    checked_count(extra, "glow: extra", least=0)
+    layers, (c, h, w) = _pixels(levels, shape, validate), shape
+    channels = c + extra
+    if extra:
+        layers.append(Augment(StandardNormal(extra, h, w), keep=c))
+        layers.append(affine_image(slice(c, channels), slice(0, c), ConvNet, filters=filters))
     for scale in range(scales):
         layers.append(Squeeze())
         channels *= 4

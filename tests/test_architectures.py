@@ -314,6 +314,7 @@ RECIPES = {
     "vflow as released": (small_vflow(**RELEASED), (16, 4, 4)),
     "no flow in q": (small_vflow(extra=1, dequant_blocks=0, posterior_blocks=0), (16, 4, 4)),
     "glow": (lambda: glow(SMALL, filters=8, steps=2), (24, 2, 2)),
+    "glow, more channels": (lambda: glow(SMALL, extra=1, filters=8, steps=2), (32, 2, 2)),
     "realnvp": (lambda: realnvp_image(SMALL, filters=8, blocks=1), (6, 4, 4)),
     "anf": (lambda: anf_image(SMALL, extra=4, filters=8, blocks=1), (16, 4, 4)),
 }

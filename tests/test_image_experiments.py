@@ -198,12 +198,18 @@ def test_equal_budget_models_have_a_million_parameters(name):
     assert 16 * count < 16 * 2**20  # weights, average and Adam's two moments travel in 16 MiB
 
 
-@pytest.mark.parametrize("name", [n for n in image_setups.setups() if n.startswith("mnist")])
-def test_mnist_models_share_a_budget_and_give_a_bound(name):
+BUDGETS = {"mnist-cpu": 80_900, "cifar10-cpu": 270_900, "mnist": 312_000, "small": 385_000}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in image_setups.setups() if n.startswith(tuple(BUDGETS))]
+)
+def test_models_that_are_compared_share_a_budget_and_give_a_bound(name):
     setup = image_setups.setups()[name]
     flow = build(setup.model, setup.shape, **setup.options)
-    assert abs(sum(p.numel() for p in flow.parameters()) - 312_000) < 15_000
-    x = image_setups.made_images(4, (1, 28, 28)).float()
+    budget = next(n for start, n in BUDGETS.items() if name.startswith(start))
+    assert abs(sum(p.numel() for p in flow.parameters()) / budget - 1) < 0.05
+    x = image_setups.made_images(4, setup.shape).float()
     bits = image_results.bits_per_dim(flow.train().elbo(x), x)
     assert bits.isfinite().all() and bits.min() > 0
     assert flow.base.shape == tuple(flow.encode(x).z.shape[1:])
@@ -348,6 +354,30 @@ def test_runs_become_one_sealed_record_with_the_first_weights(whole, tmp_path):
     path.write_text(path.read_text().replace('"seeds": [\n  0', '"seeds": [\n  7'))
     with pytest.raises(ValueError, match="changed after it was written"):
         load_record(path.stem, folder=path.parent)
+
+
+def test_a_seed_is_added_to_a_record_whose_runs_are_gone(whole, tmp_path):
+    runs, folder = tmp_path / "runs", tmp_path / "records"
+    shutil.copytree(whole, runs)
+    image_records.collect(runs, ["tiny-3ch"], folder)
+    before, weights = (f("tiny-3ch", folder=folder) for f in (load_record, load_weights))
+    second_seed(runs)
+    (runs / "tiny-3ch-s0.json").unlink()
+    image_records.collect(runs, ["tiny-3ch"], folder, add=True)
+    added, kept = (f("tiny-3ch", folder=folder) for f in (load_record, load_weights))
+    again = image_records._content(image_records._results(added))  # a record keeps all it needs
+    assert again == {k: v for k, v in added.items() if k not in ("seal", "weights", "name")}
+    assert added["seeds"] == [0, 1] and added["weights_of_seed"] == 0
+    assert added["metrics"]["elbo"]["each"][0] == before["metrics"]["elbo"]["mean"]
+    assert added["metrics"]["elbo"]["sd"] == pytest.approx(0.2 / 2**0.5)
+    assert all(torch.equal(kept[k], v) for k, v in weights.items())
+    image_records.collect(runs, ["tiny-3ch"], folder, add=True)  # a seed counts once
+    assert load_record("tiny-3ch", folder=folder) == added
+    second_seed_of_another = json.loads((runs / "tiny-3ch-s1.json").read_text())
+    second_seed_of_another |= {"seed": 2, "parameters": 1}
+    (runs / "tiny-3ch-s2.json").write_text(json.dumps(second_seed_of_another))
+    with pytest.raises(ValueError, match="differ in 'parameters'"):
+        image_records.collect(runs, ["tiny-3ch"], folder, add=True)
 
 
 def test_runs_of_different_settings_are_not_averaged(whole, tmp_path):

@@ -56,10 +56,12 @@ def _paper(shape: Shape, *, config: str) -> tuple[list[Transform], Shape]:
     return _vflow(shape, **IMAGE_CONFIGS[config])
 
 
-def _glow(shape: Shape, *, scales: int = 2, **options: object) -> tuple[list[Transform], Shape]:
+def _glow(
+    shape: Shape, *, extra: int = 0, scales: int = 2, **options: object
+) -> tuple[list[Transform], Shape]:
     c, h, w = shape
-    layers = glow(shape, scales=scales, validate=False, **options)
-    return layers, (c * 2 ** (scales + 1), h >> scales, w >> scales)
+    layers = glow(shape, extra=extra, scales=scales, validate=False, **options)
+    return layers, ((c + extra) * 2 ** (scales + 1), h >> scales, w >> scales)
 
 
 def _anf(shape: Shape, *, extra: int, **options: object) -> tuple[list[Transform], Shape]:

@@ -24,8 +24,9 @@ SAME = ("setup", "parameters", "train_sha256", "mode", "amp")  # what the seeds 
 
 
 def collect(
-    runs: str | os.PathLike, names: Sequence[str], folder: str | os.PathLike | None = None
-) -> list[Path]:
+    runs: str | os.PathLike, names: Sequence[str], folder: str | os.PathLike | None = None,
+    *, add: bool = False,
+) -> list[Path]:  # fmt: skip
     """Write one record for each experiment, over all seeds found, with the first one's weights.
 
     The figures are those of the run, in float32; the weights are rounded to half precision.
@@ -34,6 +35,7 @@ def collect(
         runs: folder that `train` wrote.
         names: experiments; each needs at least one finished run.
         folder: where; the library's `records/images` by default.
+        add: keep the seeds and the weights of the record that is there, add the seeds it lacks.
 
     Raises:
         ValueError: no finished run of a name, seeds with different settings or data, or weights
@@ -45,13 +47,20 @@ def collect(
         if not files:
             raise ValueError(f"{runs} holds no finished run of {name!r}; run `train {name}` first")
         results = [json.loads(f.read_text()) for f in files]
+        if add:
+            kept = _results(load_record(name, folder=folder))
+            seeds = [r["seed"] for r in kept]
+            results = kept + [r for r in results if r["seed"] not in seeds]
         for key in SAME:
             if any(r[key] != results[0][key] for r in results):
                 raise ValueError(
                     f"{name}: its runs in {runs} differ in {key!r}, so they cannot be averaged; "
                     "keep those of one setting"
                 )
-        state = load_tensors(files[0].with_suffix(".pt"), kind=KIND)["state"]
+        if add:
+            state = load_weights(name, folder=folder)
+        else:
+            state = load_tensors(files[0].with_suffix(".pt"), kind=KIND)["state"]
         # Half precision: every install carries the records, and samples need no more.
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
         if not all(v.isfinite().all() for v in state.values()):
@@ -82,6 +91,22 @@ def _content(results: list[dict]) -> dict:
     if "probe" in results[0]:
         content["probe"] = [r["probe"] for r in results]
     return content
+
+
+def _results(record: dict) -> list[dict]:
+    """The runs that a record was made of, in the part that it keeps: undoes `_content`."""
+    out = []
+    for i, seed in enumerate(record["seeds"]):
+        valid = {key: values["each"][i] for key, values in record["metrics"].items()}
+        valid |= {f"{key}_images": n for key, n in record["images"].items() if n is not None}
+        run = {
+            **{key: record[key] for key in (*SAME, "train_images", "peak_mib")},
+            "seed": seed, "valid": valid | {"k": record["k"]}, "curve": record["curves"][i],
+            "skipped": record["skipped_steps"][i], "seconds": record["seconds"]["each"][i],
+            "step_ms": record["step_ms"]["each"][i], "provenance": record["run_on"][i],
+        }  # fmt: skip
+        out.append(run | ({"probe": record["probe"][i]} if "probe" in record else {}))
+    return out
 
 
 def load_images_record(name: str) -> dict:

@@ -210,6 +210,8 @@ def main() -> int:
     parser.add_argument("--every", type=int)
     parser.add_argument("--shards", type=int)
     parser.add_argument("--device")
+    parser.add_argument("--records", type=Path, help="for collect; the library's by default")
+    parser.add_argument("--add", action="store_true", help="for collect: to the record's seeds")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args()
     unknown = [n for n in args.names if n not in known]
@@ -229,7 +231,7 @@ def main() -> int:
     if args.what == "codecs":
         return codecs(chosen)
     if args.what == "collect":
-        for path in collect(args.out, args.names):
+        for path in collect(args.out, args.names, args.records, add=args.add):
             say(f"wrote {path}")
         return 0
     began = time.perf_counter()
