@@ -7,6 +7,8 @@ pages with one planted fault and see each of them fail.
 from __future__ import annotations
 
 import gzip
+import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -180,6 +182,28 @@ def redirects(path: Path) -> bool:
 
 
 # ---------------------------------------------------------------- explorers
+
+
+def saved_states(path: Path) -> list[dict[str, object]]:
+    """The states of a page's explorers: module, style, weights, controls."""
+    text = path.read_text(encoding="utf-8")
+    found = re.findall(r'<script type="[^"]+widget-state\+json">(.*?)</script>', text, re.DOTALL)
+    records = [record for saved in found for record in json.loads(saved)["state"].values()]
+    return [record["state"] for record in records if record["model_name"] == "AnyModel"]
+
+
+def small(path: Path, most: int = 4, limit: int = 60_000) -> list[str]:
+    """Each explorer is light, compressed, and but for the playground has few inputs and a reset."""
+    faults = []
+    for state in saved_states(path):
+        name = str(state.get("_anywidget_id", "an explorer")).split(".")[-1]
+        heavy = len(gzip.compress(json.dumps(state).encode(), 6))
+        if heavy > limit:
+            faults.append(f"{name}: {heavy} bytes compressed, more than {limit}")
+        inputs = [given["name"] for given in state["inputs"] if not given.get("hidden")]
+        if len(inputs) > most and name != "Playground":
+            faults.append(f"{name}: {len(inputs)} inputs, more than {most}: {', '.join(inputs)}")
+    return faults
 
 
 def explorers(page: Page) -> list[str]:

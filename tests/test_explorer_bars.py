@@ -29,10 +29,10 @@ def page(engine):
 
 
 def ranges(widget: type) -> dict[str, tuple[float, float]]:
+    """What can be set, by a slider or from Python alone."""
     traits = widget.class_traits()
-    return {
-        n: (traits[n].min, traits[n].max) for n in widget.controls if hasattr(traits[n], "min")
-    }
+    names = [*widget.controls, *(n for n in "abcd" if n in traits and n not in widget.controls)]
+    return {n: (traits[n].min, traits[n].max) for n in names if hasattr(traits[n], "min")}
 
 
 def states(widget: type, n: int = STATES, seed: int = 0) -> list[dict[str, float]]:

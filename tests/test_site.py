@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import random
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -71,6 +72,11 @@ def test_explorers_from_a_folder(page, chromium):
     """Opened as a file, with no server: every explorer answers the keyboard."""
     with check.Visit(chromium, (SITE / page).as_uri()) as visit:
         assert check.explorers(visit.page) + visit.faults == []
+
+
+def test_explorers_are_small():
+    assert sum(len(check.saved_states(SITE / page)) for page in PAGES) >= 15
+    assert [fault for page in PAGES for fault in check.small(SITE / page)] == []
 
 
 def test_links():
@@ -262,6 +268,20 @@ def test_links_between_widgets(chromium, tmp_path):
             second.locator("input").press("Home")
             assert first.locator("p").inner_text() == back
             assert visit.faults == []
+
+
+def test_a_heavy_explorer_and_one_of_many_inputs_are_seen(tmp_path):
+    sliders = [{"name": name} for name in "abcde"]
+    noise = base64.b64encode(random.Random(0).randbytes(70_000)).decode()
+    for state, faults in [
+        ({"inputs": sliders[1:] + [{"name": "f", "hidden": True}]}, []),
+        ({"inputs": sliders}, ["an explorer: 5 inputs, more than 4: a, b, c, d, e"]),
+        ({"inputs": sliders, "_anywidget_id": "x.Playground"}, []),
+        ({"inputs": [], "weights": noise}, ["an explorer: 7"]),
+    ]:
+        found = check.small(_page(tmp_path, module=MODULE, state=state))
+        assert len(found) == len(faults)
+        assert all(f.startswith(e) for f, e in zip(found, faults, strict=True)), found
 
 
 def test_a_heavy_page_is_seen(tmp_path):

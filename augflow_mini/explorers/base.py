@@ -51,7 +51,7 @@ class Explorer(anywidget.AnyWidget):
         inputs: the controls as the page builds them; made from the traits named in `controls`.
         shown: what the page last computed, written by the page.
         computed: what torch computes for the same state. Filled by `recompute()` and, where a
-            kernel is present, after each change of a control.
+            kernel is present, after each change of a control or of another trait of the state.
     """
 
     alt: str = ""
@@ -64,7 +64,8 @@ class Explorer(anywidget.AnyWidget):
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)
         self.inputs = [self._control(name) for name in self.controls]
-        self.observe(lambda _: self.recompute(), self.controls)
+        own = set(self.trait_names(sync=True)) - set(Explorer.class_trait_names())
+        self.observe(lambda _: self.recompute(), [name for name in own if name[0] != "_"])
 
     @abstractmethod
     def compute(self) -> dict[str, float]:

@@ -87,7 +87,6 @@ class Playground(Explorer):
         if controls is not None:
             self.controls = tuple(controls)
         super().__init__(**{"known": _known(), **traits})
-        self.observe(lambda _: self.recompute(), "trained")
 
     @traitlets.validate("target", "kind", "q", "rate")
     def _offered(self, proposal: dict[str, Any]) -> str:

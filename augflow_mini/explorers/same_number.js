@@ -145,6 +145,7 @@ function render(context) {
         ["base, prior", "blue", "soft"], ["contributions, decoder", "green", "soft"], ["\u2212log q", "orange", "soft"],
       ],
     }],
+    traits: ["b", "c", "d"],
     draw,
   });
 }

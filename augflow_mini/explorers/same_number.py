@@ -36,8 +36,9 @@ class SameNumberExplorer(Explorer):
 
     Traits:
         counted: which of the first layers VFlow counts to q.
-        a, b, c, d: the scalar model.
+        a: scale of the encoder, the layer whose term changes its bracket.
         x, e: the example and the draw of noise.
+        b, c, d: the rest of the scalar model, set from Python only.
     """
 
     _esm = source("arrays.js", "base.js", "plot.js", "same_number.js")
@@ -46,15 +47,15 @@ class SameNumberExplorer(Explorer):
         "Six terms of one log-weight laid end to end, and how ANF, VFlow and VAE group them under "
         "three names with the same total."
     )
-    controls = ("counted", "a", "b", "c", "d", "x", "e")
+    controls = ("counted", "a", "x", "e")
 
     counted = traitlets.Unicode(COUNTED[2]).tag(sync=True, label="VFlow counts to q")
     a = traitlets.Float(0.7, min=0.2, max=1.5).tag(sync=True, label="scale a", step=0.01)
-    b = traitlets.Float(0.3, min=-1.0, max=1.0).tag(sync=True, label="shift b", step=0.01)
-    c = traitlets.Float(1.1, min=-2.0, max=2.0).tag(sync=True, label="decoder slope c", step=0.01)
-    d = traitlets.Float(0.6, min=0.4, max=1.5).tag(sync=True, label="decoder noise d", step=0.01)
     x = traitlets.Float(1.0, min=-3.0, max=3.0).tag(sync=True, label="example x", step=0.05)
     e = traitlets.Float(0.4, min=-3.0, max=3.0).tag(sync=True, label="noise e", step=0.05)
+    b = traitlets.Float(0.3, min=-1.0, max=1.0).tag(sync=True)
+    c = traitlets.Float(1.1, min=-2.0, max=2.0).tag(sync=True)
+    d = traitlets.Float(0.6, min=0.4, max=1.5).tag(sync=True)
 
     @traitlets.validate("counted")
     def _known(self, proposal: dict[str, str]) -> str:
