@@ -1,5 +1,6 @@
 """Image experiments at small size: whole runs, resume, kill, two processes, probe, records."""
 
+import argparse
 import csv
 import json
 import os
@@ -18,10 +19,12 @@ from augflow_mini import Flow, StandardNormal
 from augflow_mini.checkpoint import load_tensors
 from augflow_mini.experiments import (
     image_probe,
+    image_programme,
     image_records,
     image_results,
     image_setups,
     image_speed,
+    images,
 )
 from augflow_mini.experiments.image_models import MODELS, build
 from augflow_mini.experiments.record import load_record, load_weights
@@ -180,10 +183,77 @@ def test_budget_stops_in_time_with_code_3(tmp_path):
 def test_side_by_side_runs_and_a_failure_is_reported(tmp_path):
     (tmp_path / "tiny-4ch-s0.ckpt").write_bytes(b"no checkpoint")
     out = finish(
-        start("train", "tiny-3ch", "tiny-4ch", "--steps", 2, "--out", tmp_path, *QUICK), code=3
+        start("train", "tiny-3ch", "tiny-4ch", "--steps", 2, "--out", tmp_path, *QUICK), code=1
     )
     assert "tiny-3ch seed 0: 116,904 parameters" in out
     assert "tiny-4ch-s0: exit 1" in out and "cannot be read" in out
+
+
+# ---- programmes -----------------------------------------------------------------------------
+
+
+def test_a_programme_says_what_it_will_do_and_does_it(tmp_path, capsys):
+    command = ["programme", "tiny", "--out", str(tmp_path), "--device", "cpu", "--no-probe"]
+    assert images.main([*command, "--plan"]) == 0
+    plan = capsys.readouterr().out
+    assert "1. step time: about" in plan and "2. equal budget: about" in plan
+    assert "train tiny-3ch tiny-6ch --seeds 0 --steps 3 --k 1" in plan and "Together" in plan
+    assert not list(tmp_path.iterdir())
+    assert images.main([*command, "--job", "2"]) == 0
+    records = [load_record(f"tiny-{c}ch", folder=tmp_path / "records") for c in (3, 6)]
+    assert [r["setup"]["steps"] for r in records] == [3, 3]
+    assert all(r["run_on"][0]["device"] == "cpu" for r in records)
+    capsys.readouterr()
+    assert images.main(["train", "tiny-3ch", "--steps", "3", "--out", str(tmp_path), *QUICK]) == 0
+    assert "finished on" in capsys.readouterr().out  # given again, nothing is trained twice
+
+
+def test_a_programme_goes_on_until_done_and_stops_at_a_failure_or_its_budget(tmp_path):
+    args = argparse.Namespace(
+        device="cpu", out=tmp_path, plan=False, job=1, amp=None, mode="eager", probe=None,
+        budget_seconds=None, records=None,
+    )  # fmt: skip
+    calls = []
+
+    def main(codes):
+        return lambda argv: calls.append(argv) or codes.pop(0)
+
+    assert image_programme.programme("tiny", args, main([3, 3, 0])) == 0
+    assert len(calls) == 3 and calls[0] == calls[2]
+    assert calls[0][-2:] == ["--budget-seconds", f"{image_programme.JOB_SECONDS:.0f}"]
+    assert image_programme.programme("tiny", args, main([1])) == 1
+    args.budget_seconds = 0.001
+    assert image_programme.programme("tiny", args, main([])) == 3
+
+
+def test_every_job_of_a_programme_is_a_command():
+    known = image_setups.setups()
+    for name, jobs in image_programme.PROGRAMMES.items():
+        for job in jobs:
+            assert set(job.names) <= set(known), name
+            assert job.what in ("train", "timing")
+
+
+def test_an_estimate_counts_steps_seeds_and_evaluation(monkeypatch):
+    monkeypatch.setattr(image_programme, "step_seconds", lambda *_: 0.5)
+    cpu = torch.device("cpu")
+
+    def seconds(**changes):
+        job = image_programme.Job("", "train", ("tiny-3ch",), **changes)
+        return image_programme.job_seconds(job, cpu, None)
+
+    once = seconds(changes=(("steps", 100),))
+    assert seconds(seeds=(0, 1), changes=(("steps", 100),)) == 2 * once
+    assert seconds(changes=(("steps", 300),)) - once == pytest.approx(100)
+
+
+def test_timing_gives_ratios_to_the_floor_and_to_the_first(tmp_path):
+    small = ["--modes", "eager", "--device", "cpu", "--batch", "2", "--steps", "4"]
+    assert images.main(["timing", "tiny-3ch", *small, "--out", str(tmp_path)]) == 0
+    first, second = json.loads((tmp_path / "timing-tiny-3ch.json").read_text())
+    assert first["tf32"] and not second["tf32"] and second["device"] == "cpu"
+    assert first["over_floor"] == first["step_ms"] / first["floor_ms"] > 1
+    assert second["faster_than_first"] == first["step_ms"] / second["step_ms"]
 
 
 # ---- models ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import math
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -121,6 +122,16 @@ def save(stem: Path, result: dict, weights: dict[str, Tensor], done: Fit, dims: 
             writer.writerow([step, f"{mean / dims:.5f}", shown])
     write_atomic(stem.with_name(stem.name + ".csv"), text.getvalue().encode())
     write_atomic(stem.with_name(stem.name + ".json"), json.dumps(result, indent=1).encode())
+
+
+def finished(stem: Path, setup: Setup, mode: str, amp: str | None) -> dict | None:
+    """The result of this very run where it was finished before, else None."""
+    path = stem.with_name(stem.name + ".json")
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text())
+    asked = json.loads(json.dumps({"setup": asdict(setup), "mode": mode, "amp": amp}))
+    return result if all(result.get(key) == value for key, value in asked.items()) else None
 
 
 def load_model(stem: Path) -> tuple[Flow, dict]:

@@ -97,10 +97,12 @@ class BareNets(nn.Module):
         return total + 0 * x.sum()
 
 
-def median_ms(step: Callable[[], object], device: torch.device, *, repeats: int = 20) -> float:
-    """Median time of a step in milliseconds, after three unmeasured ones."""
+def median_ms(
+    step: Callable[[], object], device: torch.device, *, repeats: int = 20, unmeasured: int = 3
+) -> float:
+    """Median time of a step in milliseconds, after a few unmeasured ones."""
     times = []
-    for _ in range(3 + repeats):
+    for _ in range(unmeasured + repeats):
         if device.type == "cuda":
             torch.cuda.synchronize()
         began = time.perf_counter()
@@ -108,7 +110,7 @@ def median_ms(step: Callable[[], object], device: torch.device, *, repeats: int 
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(1000 * (time.perf_counter() - began))
-    return sorted(times[3:])[repeats // 2]
+    return sorted(times[unmeasured:])[repeats // 2]
 
 
 def measure(

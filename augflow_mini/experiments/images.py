@@ -6,11 +6,13 @@
     python -m augflow_mini.experiments.images timing cifar10-6ch
     python -m augflow_mini.experiments.images codecs small-3ch mnist-vae
     python -m augflow_mini.experiments.images collect small-3ch small-4ch small-6ch
+    python -m augflow_mini.experiments.images programme gpu --plan
 
 Several runs in one `train` are processes of their own, side by side on the device. Under
 `torchrun` one run is shared by all processes. A run leaves in `--out`: its checkpoint (`.ckpt`),
 the curve (`.csv`), the result (`.json`) and the averaged weights (`.pt`); `collect` seals
 the runs of one experiment as a record of the library. `codecs` measures PNG and WebP on its images.
+`programme` does all of a list of jobs (`image_programme.py`) and says first how long it will take.
 """
 
 from __future__ import annotations
@@ -36,9 +38,10 @@ from ..checkpoint import tensor_sha256, write_atomic
 from ..flow import Flow
 from ..nets import count_parameters
 from ..train import ema_weights, fit
-from ..trainer import rank
+from ..trainer import device_name, rank
+from .image_programme import PROGRAMMES, programme
 from .image_records import FOLDER, codec_bits, collect
-from .image_results import KIND, evaluate, probe, provenance, save, say, show
+from .image_results import KIND, evaluate, finished, probe, provenance, save, say, show
 from .image_setups import Setup, load, prepare, setups
 from .image_speed import MODES, fast_loss, measure
 from .record import write_record
@@ -51,6 +54,8 @@ def run(
 ) -> dict | None:  # fmt: skip
     """Train, evaluate and record one run; None where the budget ended before the steps did.
 
+    A run whose result lies in `out` already is not repeated.
+
     Args:
         mode: one of `MODES`; the graph modes need a GPU and one process.
         budget: seconds after which training stops at the next step, saved to go on.
@@ -59,6 +64,9 @@ def run(
     began = time.perf_counter()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     stem = f"{name}-s{seed}"
+    if earlier := finished(out / stem, setup, mode, amp):
+        say(f"{stem}: finished on {earlier['provenance']['finished']}, nothing to do")
+        return earlier
     out.mkdir(parents=True, exist_ok=True)
     train, valid = load(setup)
     flow = prepare(setup, train, seed=seed, device=device)
@@ -124,26 +132,16 @@ def _stop_after(seconds: float | None) -> Iterator[None]:
 # ---- command line ---------------------------------------------------------------------------
 
 
+WHAT = ("list", "train", "timing", "codecs", "collect")
 CHANGES = ("steps", "batch", "lr", "warmup", "k", "rows", "batches", "probe")  # fields of Setup
 PER_RUN = (
-    "steps",
-    "batch",
-    "lr",
-    "warmup",
-    "k",
-    "rows",
-    "batches",
-    "mode",
-    "amp",
-    "every",
-    "shards",
-    "device",
-    "out",
-)
+    "steps", "batch", "lr", "warmup", "k", "rows", "batches", "mode", "amp", "every", "shards",
+    "device", "out",
+)  # fmt: skip
 
 
-def side_by_side(chosen: dict[str, Setup], args: argparse.Namespace) -> bool:
-    """Start one process for each run and wait for all; True if every one finished its steps."""
+def side_by_side(chosen: dict[str, Setup], args: argparse.Namespace) -> int:
+    """Start one process for each run and wait for all; the exit status, as of `main`."""
     began = time.perf_counter()
     for data in {(s.data, s.batches): s for s in chosen.values()}.values():
         load(data)  # once, so that the processes find it in the cache
@@ -157,41 +155,31 @@ def side_by_side(chosen: dict[str, Setup], args: argparse.Namespace) -> bool:
         options += ["--budget-seconds", str(args.budget_seconds - (time.perf_counter() - began))]
     args.out.mkdir(parents=True, exist_ok=True)
     share = max(1, (os.cpu_count() or 1) // (len(chosen) * len(args.seeds)))
-    environment = {
-        "OMP_NUM_THREADS": str(share),
-        **os.environ,
-    }  # more threads than cores stand still
+    # More threads than cores stand still.
+    environment = {"OMP_NUM_THREADS": str(share), **os.environ}
     started = {}
     for name in chosen:
         for seed in args.seeds:
             log = args.out / f"{name}-s{seed}.log"
-            command = [
-                sys.executable,
-                "-m",
-                __spec__.name,
-                "train",
-                name,
-                "--seeds",
-                str(seed),
-                "--quiet",
-            ]
+            command = [sys.executable, "-m", __spec__.name, "train", name, "--quiet"]
+            command += ["--seeds", str(seed), *options]
             with log.open("w") as file:
-                process = subprocess.Popen(
-                    [*command, *options], stdout=file, stderr=subprocess.STDOUT, env=environment
+                started[log] = subprocess.Popen(
+                    command, stdout=file, stderr=subprocess.STDOUT, env=environment
                 )
-            started[log] = process
     for log, process in started.items():
         code = process.wait()
         lines = log.read_text().strip().split("\n")
         say(lines[-1] if code in (0, 3) else "\n".join([f"{log.stem}: exit {code}", *lines[-12:]]))
-    return not any(process.returncode for process in started.values())
+    codes = {process.returncode for process in started.values()}
+    return 1 if codes - {0, 3} else max(codes)
 
 
-def main() -> int:
-    """Exit 0 when every run finished, 3 when one stopped at its budget."""
+def main(argv: list[str] | None = None) -> int:
+    """Exit 0 when every run finished, 3 when one stopped at its budget, 1 when one failed."""
     known = setups()
     parser = argparse.ArgumentParser(prog="augflow_mini.experiments.images", description=__doc__)
-    parser.add_argument("what", choices=["list", "train", "timing", "codecs", "collect"])
+    parser.add_argument("what", choices=[*WHAT, "programme"])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/images"))
@@ -212,11 +200,16 @@ def main() -> int:
     parser.add_argument("--device")
     parser.add_argument("--records", type=Path, help="for collect; the library's by default")
     parser.add_argument("--add", action="store_true", help="for collect: to the record's seeds")
+    parser.add_argument("--plan", action="store_true", help="of a programme, and no more")
+    parser.add_argument("--job", type=int, help="of a programme, and no other")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args()
-    unknown = [n for n in args.names if n not in known]
+    args = parser.parse_args(argv)
+    names = PROGRAMMES if args.what == "programme" else known
+    unknown = [n for n in args.names if n not in names]
     if unknown or (args.what != "list" and not args.names):
-        parser.error(f"unknown or no experiment {unknown}; known: {', '.join(known)}")
+        parser.error(f"unknown or no {args.what} {unknown}; known: {', '.join(names)}")
+    if args.what == "programme":
+        return max(programme(name, args, main) for name in args.names)
     changed = {
         key: value for key, value in vars(args).items() if key in CHANGES and value is not None
     }
@@ -237,7 +230,7 @@ def main() -> int:
     began = time.perf_counter()
     runs = [(name, seed) for name in chosen for seed in args.seeds]
     if len(runs) > 1 and "RANK" not in os.environ:
-        return 0 if side_by_side(chosen, args) else 3
+        return side_by_side(chosen, args)
     if "RANK" in os.environ and not dist.is_initialized():
         gpu = torch.cuda.is_available() and args.device != "cpu"
         if gpu:
@@ -271,9 +264,8 @@ def codecs(chosen: dict[str, Setup]) -> int:
 
 
 def timing(chosen: dict[str, Setup], args: argparse.Namespace) -> int:
-    """Step times in every mode, beside the floor; written to `timing.json`."""
+    """Step times in every mode, over the floor and against the first; in `timing-NAME.json`."""
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    rows = []
     tried = [
         (m, "bf16", False, True) for m in args.modes if device.type == "cuda" or "graph" not in m
     ]
@@ -281,6 +273,7 @@ def timing(chosen: dict[str, Setup], args: argparse.Namespace) -> int:
         tried.insert(0, ("eager", None, True, False))
     for name, setup in chosen.items():
         train = load(setup)[0][: max(256, setup.batch)]
+        rows = []
 
         def make(setup: Setup = setup, train: Tensor = train) -> tuple[Flow, Tensor]:
             flow = prepare(setup, train, seed=0, device=device)
@@ -288,13 +281,17 @@ def timing(chosen: dict[str, Setup], args: argparse.Namespace) -> int:
 
         for mode, amp, tf32, last in tried:
             try:
-                row = measure(make, mode=mode, amp=amp, tf32=tf32, channels_last=last)
+                options = dict(mode=mode, amp=amp, tf32=tf32, channels_last=last)
+                row = measure(make, steps=args.steps or 40, **options)
+                row["over_floor"] = row["step_ms"] / row["floor_ms"]
+                if rows and "step_ms" in rows[0]:
+                    row["faster_than_first"] = rows[0]["step_ms"] / row["step_ms"]
             except Exception as error:  # noqa: BLE001  a mode that fails is a result too
                 row = {"mode": mode, "amp": amp, "error": f"{type(error).__name__}: {error}"[:500]}
-            rows.append({"name": name, **row})
+            rows.append({"name": name, "device": device_name(device), **row})
             say(json.dumps(rows[-1]))
             args.out.mkdir(parents=True, exist_ok=True)
-            write_atomic(args.out / "timing.json", json.dumps(rows, indent=1).encode())
+            write_atomic(args.out / f"timing-{name}.json", json.dumps(rows, indent=1).encode())
     return 0
 
 
