@@ -30,7 +30,9 @@ from augflow_mini.explorers.base import source
 from augflow_mini.gap import ScalarANF, quadrature
 
 ROOT = Path(__file__).resolve().parent.parent
-ENGINE = ("arrays.js", "layers.js", "flow.js", "quadrature.js", "closed_form.js", "base.js")
+ENGINE = (
+    "arrays.js", "layers.js", "flow.js", "pointwise.js", "quadrature.js", "closed_form.js", "base.js",
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------- flows of every kind
@@ -78,6 +80,17 @@ FLOWS = {
                  joint=[_actnorm(5), *am.realnvp(5, couplings=4, linear=True, hidden=(6, 6))]),
         NORMAL(5), 2,
     ),
+    "integers": lambda: (
+        [*am.uniform_dequantize(3, 2), am.Scale(-0.9, shift=0.95), am.Logit(), _actnorm(2),
+         AUGMENT, am.affine_mlp(E, X, hidden=(6,))],
+        NORMAL(4), 2,
+    ),
+    "squashed and split": lambda: (
+        [am.InvertibleLinear(2), am.Sigmoid(), am.Inverse(am.Carry(3)), am.Carry(3),
+         am.Scale(0.9, shift=0.05), am.Logit(), am.Sigmoid(), am.Inverse(am.Carry(3)),
+         am.Inverse(am.Scale(0.7)), am.InvertibleLinear(4)],
+        NORMAL(4), 2,
+    ),
     "linear network": lambda: (list(ScalarANF(0.7, 0.3, 1.1, 0.6).flow().chain), NORMAL(2), 1),
 }  # fmt: skip
 
@@ -89,8 +102,11 @@ def make(name: str, dtype: torch.dtype = D) -> tuple[am.Flow, Tensor, Tensor]:
     flow = am.Flow(layers, base).to(dtype)
     if name != "linear network":
         am.randomise(flow, seed=0)
-    noise = sum(m.layer.law.shape[0] for m in flow.chain if m.stochastic_forward)
-    return flow, torch.randn(9, features, dtype=dtype), torch.randn(9, noise, dtype=dtype)
+    x = torch.randn(9, features, dtype=dtype)
+    if name == "integers":
+        x = torch.randint(0, 3, (9, features)).to(dtype)
+    noise = [m.layer.law.draw(x)[0] for m in flow.chain if m.stochastic_forward]
+    return flow, x, torch.cat([x[:, :0], *noise], dim=1)
 
 
 def forward(flow: am.Flow, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,8 +114,9 @@ def forward(flow: am.Flow, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     total = 0.0
     for layer in flow.chain:
         if layer.stochastic_forward:
-            total = total - layer.layer.law.log_prob(e)
-            x = torch.cat([x, e], dim=1)
+            part, e = e.split([layer.layer.law.shape[0], e.shape[1] - layer.layer.law.shape[0]], 1)
+            total = total - layer.layer.law.log_prob(part)
+            x = torch.cat([x, part], dim=1)
         else:
             x, contrib = layer(x)
             total = total + contrib
@@ -188,11 +205,21 @@ MUTANTS = [
     ("this.clamp * tanh(", "this.clamp * Math.sin("),
     ("(undo ? -1 : 1)", "1"),
     ("-d * z[at + i] - dcontrib[b]", "-d * z[at + i] + dcontrib[b]"),
-    ("addLogNormal(run.contrib, e, run.B, -1)", "addLogNormal(run.contrib, e, run.B, 1)"),
+    ("e, run.B, -this.normal)", "e, run.B, this.normal)"),
     ("contrib[b] += undo ? -l : l", "contrib[b] += l"),
-    ("dx[dz.length + i] = -v", "dx[dz.length + i] = v"),
+    ("dx[dz.length + i] = -this.normal * v", "dx[dz.length + i] = this.normal * v"),
     ("sign * 0.5 * (e[i] * e[i] + LOG_2PI)", "sign * 0.5 * e[i] * e[i]"),
     ("z.map((v) => v / B)", "z.map((v) => -v / B)"),
+    ('law === "uniform" ? 0 : 1', "1"),
+    ("sign * (n / B) * Math.log(this.levels)", "-sign * (n / B) * Math.log(this.levels)"),
+    ("Math.max(scaled - whole", "Math.max(1 - scaled + whole"),
+    ("map((d) => d * levels)", "map((d) => d / levels)"),
+    ("dz[i % n] / levels", "dz[i % n]"),
+    ("Math.log(Math.abs(this.scale))", "Math.log(1 + Math.abs(this.scale))"),
+    ("(v - this.shift) / this.scale)", "(v + this.shift) / this.scale)"),
+    ("contrib[i % B] -= sign *", "contrib[i % B] += sign *"),
+    ("(v - bend) / slope", "(v + bend) / slope"),
+    ("v * slope + bend", "v * slope - bend"),
 ]
 
 
@@ -200,8 +227,7 @@ MUTANTS = [
 def test_a_wrong_engine_is_seen(engine, fault):
     """A fault planted in the engine shows in the comparison with torch."""
     page = engine(source(*ENGINE), fault)
-    worst = max(max(parity(page, name).values()) for name in FLOWS)
-    assert not worst < 1e-5
+    assert any(not max(parity(page, name).values()) < 1e-5 for name in FLOWS)
 
 
 def test_training_follows_torch(page):
@@ -236,7 +262,7 @@ def test_import_undoes_export(name):
 @pytest.mark.parametrize(
     ("flow", "message"),
     [
-        (lambda: am.Flow([am.Scale(2.0)], NORMAL(2)), "no layer Scale"),
+        (lambda: am.Flow([am.On(slice(0, 1), am.Scale(2.0))], NORMAL(2)), "no layer On"),
         (lambda: am.Flow([am.ActNorm(2)], NORMAL(2)), "has seen a batch"),
         (lambda: am.Flow([], am.StandardUniform(2)), "no such law"),
         (lambda: am.Flow([], NORMAL(3, 4, 4)), "no such law"),

@@ -2,6 +2,7 @@
 
 from .base import Explorer
 from .dequantise import DequantiseExplorer
+from .digits import DigitsExplorer
 from .export import export_flow, import_flow
 from .floors import FloorsExplorer
 from .gap import GapExplorer
@@ -15,6 +16,7 @@ from .two_bars import TwoBarsExplorer, TwoModesBarsExplorer
 
 __all__ = [
     "DequantiseExplorer",
+    "DigitsExplorer",
     "Explorer",
     "FloorsExplorer",
     "GapExplorer",

@@ -10,8 +10,9 @@ function scramble(h) {
 
 /* n numbers in (0, 1). */
 export function uniforms(seed, n) {
-  const start = scramble(seed + 0x9e3779b9);
-  return Float64Array.from({ length: n }, (_, i) => (scramble(start + Math.imul(i, 0x9e3779b9)) + 0.5) / 2 ** 32);
+  const start = scramble(seed + 0x9e3779b9), u = new Float64Array(n);
+  for (let i = 0; i < n; i++) u[i] = (scramble(start + Math.imul(i, 0x9e3779b9)) + 0.5) / 2 ** 32;
+  return u;
 }
 
 /* n standard normal numbers, by Box and Muller. */

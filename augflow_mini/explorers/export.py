@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from ..augment import Slice
 from ..coupling import AdditiveCoupling, AffineCoupling
-from ..distributions import StandardNormal
+from ..dequantize import Carry
+from ..distributions import StandardNormal, StandardUniform
 from ..flow import Flow
 from ..linear import ActNorm, InvertibleLinear
 from ..nets import MLP
+from ..pointwise import Scale, Sigmoid
 from ..shape import Permute
 from ..transform import Inverse, Transform
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+LAWS = (StandardNormal, StandardUniform)  # of the noise; the base is N(0, I)
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -27,9 +30,9 @@ def export_flow(flow: Flow, *, dtype: str | None = None) -> dict[str, Any]:
     """A flow on (B, D) data as a dict of numbers, lists and base64 text, fit for JSON.
 
     Args:
-        flow: affine, additive, `InvertibleLinear`, `ActNorm`, `Permute`, `Augment` and `Slice`
-            layers and their `Inverse`; networks are tanh or ReLU `MLP`s or `nn.Linear`; noise and
-            base are `StandardNormal`.
+        flow: affine, additive, `InvertibleLinear`, `ActNorm`, `Permute`, `Augment`, `Slice`,
+            `Carry`, `Scale` and `Sigmoid` layers and their `Inverse`; networks are tanh or ReLU
+            `MLP`s or `nn.Linear`; the base is `StandardNormal`, noise that or `StandardUniform`.
         dtype: "float32", "float64", or None for the flow's own.
 
     Returns:
@@ -42,8 +45,7 @@ def export_flow(flow: Flow, *, dtype: str | None = None) -> dict[str, Any]:
     dtype = dtype or str(first.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise ValueError(f"export_flow: dtype {dtype!r}, expected one of {sorted(DTYPES)}")
-    _need(_normal_width(flow.base), "base", flow.base)
-    width, layers = _normal_width(flow.base), []
+    width, layers = _width(flow.base), []
     for layer in reversed(list(flow.chain)):  # only the base says how wide the flow is
         layers.append(_export_layer(layer, width, dtype))
         width = _width_before(layer, width)
@@ -75,7 +77,8 @@ def _export_layer(layer: Transform, width: int, dtype: str) -> dict[str, Any]:
         before = _width_before(layer, width)
         return {"kind": "inverse", "layer": _export_layer(layer.layer, before, dtype)}
     if isinstance(layer, Slice):
-        return {"kind": "slice", "keep": layer.keep, "drop": _normal_width(layer.law)}
+        spec = {"kind": "slice", "keep": layer.keep, "drop": _width(layer.law, *LAWS)}
+        return spec | ({"law": "uniform"} if isinstance(layer.law, StandardUniform) else {})
     if isinstance(layer, AffineCoupling | AdditiveCoupling):
         w = layer.writes
         reads = layer.reads or [slice(0, w.start), slice(w.stop, width)]
@@ -97,6 +100,12 @@ def _export_layer(layer: Transform, width: int, dtype: str) -> dict[str, Any]:
         return {"kind": "actnorm", "features": width, "weights": weights}
     if isinstance(layer, Permute):
         return {"kind": "permute", "order": layer.order.tolist()}
+    if isinstance(layer, Carry):
+        return {"kind": "carry", "levels": layer.levels}
+    if isinstance(layer, Scale):
+        return {"kind": "scale", "scale": layer.scale, "shift": layer.shift}
+    if isinstance(layer, Sigmoid):
+        return {"kind": "sigmoid"}
     raise ValueError(
         f"export_flow: the page has no layer {type(layer).__name__}; see export_flow's docstring"
     )
@@ -107,7 +116,8 @@ def _import_layer(spec: dict[str, Any], dtype: str) -> Transform:
     if kind == "inverse":
         return Inverse(_import_layer(spec["layer"], dtype))
     if kind == "slice":
-        return Slice(StandardNormal(spec["drop"]), keep=spec["keep"])
+        law = StandardUniform if spec.get("law") == "uniform" else StandardNormal
+        return Slice(law(spec["drop"]), keep=spec["keep"])
     if kind in ("affine", "additive"):
         net = _import_mlp(spec["net"], dtype)
         blocks = {"writes": slice(*spec["writes"]), "reads": [slice(*r) for r in spec["reads"]]}
@@ -127,6 +137,12 @@ def _import_layer(spec: dict[str, Any], dtype: str) -> Transform:
         return layer
     if kind == "permute":
         return Permute(spec["order"])
+    if kind == "carry":
+        return Carry(spec["levels"])
+    if kind == "scale":
+        return Scale(spec["scale"], shift=spec["shift"])
+    if kind == "sigmoid":
+        return Sigmoid()
     raise ValueError(f"import_flow: unknown layer {kind!r}")
 
 
@@ -154,24 +170,34 @@ def _import_mlp(spec: dict[str, Any], dtype: str) -> MLP:
 # ---- widths and weights -----------------------------------------------------------------------
 
 
-def _normal_width(law: nn.Module) -> int:
-    _need(isinstance(law, StandardNormal) and len(law.shape) == 1, "law (expected N(0, I))", law)
+def _width(law: nn.Module, *laws: type[nn.Module]) -> int:
+    laws = laws or (StandardNormal,)
+    names = " or ".join(kind.__name__ for kind in laws)
+    _need(isinstance(law, laws) and len(law.shape) == 1, f"law (expected {names})", law)
     return law.shape[0]
 
 
 def _width_before(layer: Transform, after: int) -> int:
     if isinstance(layer, Slice):
-        return layer.keep + _normal_width(layer.law)
+        return layer.keep + _width(layer.law, *LAWS)
+    if isinstance(layer, Carry):
+        return 2 * after
     if isinstance(layer, Inverse) and isinstance(layer.layer, Slice):
         return layer.layer.keep
+    if isinstance(layer, Inverse) and isinstance(layer.layer, Carry):
+        return after // 2
     return after
 
 
 def _width_after(spec: dict[str, Any], before: int) -> int:
-    if spec["kind"] == "slice":
-        return spec["keep"]
-    inner = spec.get("layer", {})
-    return inner["keep"] + inner["drop"] if inner.get("kind") == "slice" else before
+    """The same in the other direction, read from what was written."""
+    inner = spec["layer"] if spec["kind"] == "inverse" else spec
+    back = inner is not spec
+    if inner["kind"] == "slice":
+        return inner["keep"] + inner["drop"] if back else inner["keep"]
+    if inner["kind"] == "carry":
+        return 2 * before if back else before // 2
+    return before
 
 
 def _pack(tensors: Sequence[Tensor], dtype: str) -> str:

@@ -1,7 +1,8 @@
 import { LOG_2PI, addLogNormal, decode } from "./arrays.js";
 import { ActNorm, Coupling, Inverse, InvertibleLinear, Permute, Slice } from "./layers.js";
 
-const LAYERS = {
+/* The layers by their `kind`; pointwise.js adds those of dequantisation. */
+export const LAYERS = {
   additive: Coupling, affine: Coupling, linear: InvertibleLinear, actnorm: ActNorm, permute: Permute, slice: Slice,
 };
 

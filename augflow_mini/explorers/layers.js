@@ -218,13 +218,13 @@ export class Permute {
   }
 }
 
-/* Keeps the first `keep` features; the dropped ones count as N(0, I). Its inverse is Augment. */
+/* Keeps the first `keep` features; the dropped ones count as N(0, I) or uniform. Its inverse is Augment. */
 export class Slice {
-  constructor({ keep, drop }) { Object.assign(this, { keep, drop }); }
+  constructor({ keep, drop, law }) { Object.assign(this, { keep, drop, normal: law === "uniform" ? 0 : 1 }); }
 
   forward(x, run) {
     const at = this.keep * run.B;
-    addLogNormal(run.contrib, x.subarray(at), run.B, 1);
+    addLogNormal(run.contrib, x.subarray(at), run.B, this.normal);
     if (run.tape) run.tape.push({ dropped: x.subarray(at) });
     return x.slice(0, at);
   }
@@ -232,7 +232,7 @@ export class Slice {
   inverse(x, run) {
     const n = this.drop * run.B, e = run.noise.subarray(run.used, run.used += n);
     if (e.length !== n) throw new Error(`${run.used} noise numbers are needed, got ${run.noise.length}`);
-    addLogNormal(run.contrib, e, run.B, -1);
+    addLogNormal(run.contrib, e, run.B, -this.normal);
     if (run.tape) run.tape.push({});
     const z = new Float64Array(x.length + n);
     z.set(x);
@@ -245,7 +245,7 @@ export class Slice {
     if (!dropped) return dz.slice(0, this.keep * run.B);
     const dx = new Float64Array(dz.length + dropped.length);
     dx.set(dz);
-    dropped.forEach((v, i) => { dx[dz.length + i] = -v * run.dcontrib[i % run.B]; });
+    dropped.forEach((v, i) => { dx[dz.length + i] = -this.normal * v * run.dcontrib[i % run.B]; });
     return dx;
   }
 }
