@@ -278,6 +278,11 @@ def test_records_carry_intervals_and_weights(tmp_path, monkeypatch):
     found = record["differences"]["factorial/x-e1-c1"]
     assert abs(found["mean"] - sum(b - a for a, b in zip(*nll, strict=True)) / 2) < 1e-6
     assert found["low"] < found["mean"] < found["high"]
+    (tmp_path / "few").write_text(json.dumps(run_job(jobs[0])) + "\n")
+    toy_records.collect(tmp_path / "few", tmp_path)  # the other cell is kept as it stands
+    kept = toy_records.load_toys("factorial")
+    assert kept["cells"]["factorial/x-e1-c1"] == record["cells"]["factorial/x-e1-c1"]
+    assert kept["missing"] == [] and kept["differences"] == record["differences"]
     flow = toy_records.load_toy_model("factorial/x-e1-c1")
     again = measure(
         flow, TOYS["two_modes"], points(TOYS["two_modes"], 64, 3), by_quadrature=True, k=16, seed=4

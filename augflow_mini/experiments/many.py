@@ -86,7 +86,7 @@ def fit_many(
 
     Args:
         flows: S flows that differ in their weights only; weights without `requires_grad` stay.
-        draw: n -> data (n, D), new draws at each call.
+        draw: n -> data (n, D) or (n, C, H, W), new draws at each call.
         steps, batch: of each flow.
         lr: Adam's largest step size, one number or one for each flow.
         seed: of the augmentation noise; the caller's random state is left alone.
@@ -140,7 +140,7 @@ def fit_many(
         for step in range(steps):
             if at + size * batch > len(pool):
                 pool, at = draw(max(size * batch, min(steps - step, 50) * size * batch)), 0
-            x = pool[at : at + size * batch].view(size, batch, -1)
+            x = pool[at : at + size * batch].view(size, batch, *pool.shape[1:])
             at += size * batch
             value = losses(x)
             finite = value.isfinite()

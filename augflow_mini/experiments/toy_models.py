@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,20 @@ from ..transform import Inverse, On, Transform
 
 COMPONENTS = 8  # logistics in a mixture-of-logistics coupling
 CLAMP = 3.0  # bound of affine log-scales: without it, large step sizes overflow
+
+
+def nearest_width(count: Callable[[int], int], wanted: int) -> int:
+    """The width of a model whose number of parameters, count(width), comes nearest to `wanted`."""
+    low, high = 1, 2
+    while count(high) < wanted:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if count(middle) < wanted:
+            low = middle
+        else:
+            high = middle
+    return low if abs(count(low) - wanted) <= abs(count(high) - wanted) else high
 
 
 @dataclass(frozen=True)
@@ -70,17 +84,7 @@ class Model:
     def width(self) -> int:
         """Width of the hidden layers that comes nearest to the wanted number of parameters."""
         with torch.random.fork_rng(devices=[]):
-            low, high = 1, 2
-            while count_parameters(self._flow(high)) < self.parameters:
-                low, high = high, 2 * high
-            while high - low > 1:
-                middle = (low + high) // 2
-                if count_parameters(self._flow(middle)) < self.parameters:
-                    low = middle
-                else:
-                    high = middle
-            off = [abs(count_parameters(self._flow(w)) - self.parameters) for w in (low, high)]
-        return low if off[0] <= off[1] else high
+            return nearest_width(lambda w: count_parameters(self._flow(w)), self.parameters)
 
     @property
     def integrable(self) -> bool:

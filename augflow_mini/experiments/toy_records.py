@@ -45,11 +45,14 @@ METRICS = (
     "var_entropy_form",
     "elbo_se",
 )
+TESTED = ("nll", "gap")  # a second run must give these again
 DROPPED = ("job", "group", "run_on", "chosen", "curve", "weights")
 
 
 def collect(rows: str | os.PathLike, folder: str | os.PathLike | None = None) -> list[Path]:
     """Write one record for each group, and one with weights for each job that kept them.
+
+    Cells that `folder` holds already and `rows` does not are kept where their jobs are the same.
 
     Args:
         rows: `toys.jsonl`.
@@ -71,14 +74,19 @@ def collect(rows: str | os.PathLike, folder: str | os.PathLike | None = None) ->
         done = {j.name: found[j.name] for j in mine if j.name in found}
         if not done:
             continue
-        cells = {name: cell(row) for name, row in done.items()}
+        held, run_on = {}, [row["run_on"] for row in done.values()]
+        if (folder / f"{group}.json").exists():
+            record = load_record(group, folder=folder)
+            held, run_on = record["cells"], record["run_on"] + run_on
+        new = {name: cell(row) for name, row in done.items()}
+        cells = {j.name: new.get(j.name) or held[j.name] for j in mine if _has(j, new, held)}
         content = {
             "about": about,
             "cells": cells,
             "differences": differences(cells, PAIRS.get(group, lambda name: None)),
-            "missing": [j.name for j in mine if j.name not in found],
-            "cpu_seconds": round(sum(r["cpu_seconds"] for r in done.values()), 1),
-            "run_on": _machines(done.values()),
+            "missing": [j.name for j in mine if j.name not in cells],
+            "cpu_seconds": round(sum(c["cpu_seconds"] for c in cells.values()), 1),
+            "run_on": _once(run_on),
         }
         if group == "floor":
             content["floors"] = {
@@ -93,23 +101,32 @@ def collect(rows: str | os.PathLike, folder: str | os.PathLike | None = None) ->
     return paths
 
 
-def _machines(rows: Iterable[dict]) -> list[dict]:
-    """Each kind of place that rows were made at, once."""
-    seen = {json.dumps(r["run_on"], sort_keys=True) for r in rows}
+def _has(job: Job, new: dict[str, dict], held: dict[str, dict]) -> bool:
+    return job.name in new or (job.name in held and is_current(held[job.name], job))
+
+
+def _once(machines: Iterable[dict]) -> list[dict]:
+    """Each kind of place that cells were made at, once."""
+    seen = {json.dumps(m, sort_keys=True) for m in machines}
     return [json.loads(text) for text in sorted(seen)]
 
 
-def cell(row: dict) -> dict:
-    """A row as it stands in a record: configuration, and metrics as mean, sd and each seed."""
-    out = {k: v for k, v in row.items() if k not in METRICS and k not in DROPPED}
+def cell(row: dict, names: Sequence[str] = METRICS, *, tested: Sequence[str] = TESTED) -> dict:
+    """A row as it stands in a record: configuration, and metrics as mean, sd and each seed.
+
+    Args:
+        names: of the metrics, one number a seed.
+        tested: those with a tolerance for a second run.
+    """
+    out = {k: v for k, v in row.items() if k not in names and k not in DROPPED}
     out |= {"model": row.get("chosen", row["spec"]["model"]), "metrics": {}}
-    for name in METRICS:
+    for name in names:
         values = row.get(name)
         if values and all(v is not None and math.isfinite(v) for v in values):
             out["metrics"][name] = summary([round(v, 6) for v in values])
         elif values and any(v is not None for v in values):
             out.setdefault("not_finite", {})[name] = [str(v) for v in values]
-    found = {k: out["metrics"][k] for k in ("nll", "gap") if k in out["metrics"]}
+    found = {k: out["metrics"][k] for k in tested if k in out["metrics"]}
     out["tolerance"] = {k: round(tolerance(m), 6) for k, m in found.items()}
     return {k: v for k, v in out.items() if v != []}
 
@@ -147,14 +164,16 @@ PAIRS: dict[str, Callable[[str], str | None]] = {
 }
 
 
-def differences(cells: dict[str, dict], pair: Callable[[str], str | None]) -> dict[str, dict]:
-    """NLL of each cell minus that of its partner, seed by seed, with a 95 % t-interval."""
+def differences(
+    cells: dict[str, dict], pair: Callable[[str], str | None], metric: str = "nll"
+) -> dict[str, dict]:
+    """The metric of each cell minus that of its partner, seed by seed, with a 95 % t-interval."""
     out = {}
     for name, one in cells.items():
         other = cells.get(pair(name) or "")
-        if other is None or "nll" not in one["metrics"] or "nll" not in other["metrics"]:
+        if other is None or not all(metric in c["metrics"] for c in (one, other)):
             continue
-        a, b = one["metrics"]["nll"]["each"], other["metrics"]["nll"]["each"]
+        a, b = (c["metrics"][metric]["each"] for c in (one, other))
         if len(a) == len(b) > 1:
             out[name] = {
                 "against": pair(name),

@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
 from multiprocessing.connection import Connection, wait
@@ -85,6 +85,8 @@ def run_all(
     workers: int,
     budget: float | None = None,
     have: str | os.PathLike | None = None,
+    work: Callable[[Job], dict] = run_job,
+    headline: str = "nll",
 ) -> dict[str, dict]:
     """Run the jobs that are missing, most important first; returns all finished rows.
 
@@ -94,6 +96,8 @@ def run_all(
         workers: processes.
         budget: seconds; no job starts that would hardly end in time, none runs on after it.
         have: a file of rows from an earlier run, copied into `out` first.
+        work: job -> row.
+        headline: the number in a row to print.
 
     Rows of other jobs in those files are kept; those of jobs defined otherwise now are dropped.
     """
@@ -122,7 +126,7 @@ def run_all(
                     break
                 todo.remove(job)
                 here, there = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(job, there), daemon=True)
+                process = context.Process(target=_work, args=(work, job, there), daemon=True)
                 process.start()
                 there.close()
                 running[here] = (job, process, time.monotonic())
@@ -144,7 +148,7 @@ def run_all(
                 speed.add(job, time.monotonic() - start)
                 total = time.monotonic() - began
                 say(
-                    f"{total:6.0f} s  {job.name}  NLL {_mean(row['nll']):.4f}  "
+                    f"{total:6.0f} s  {job.name}  {headline} {_mean(row[headline]):.4f}  "
                     f"({row['cpu_seconds']:.0f} CPU s, {job.estimate:.0f} expected)"
                 )
         for job, process, _ in running.values():
@@ -169,10 +173,10 @@ class Speed:
         return 1.15 * job.estimate * self.took / self.expected + 3
 
 
-def _work(job: Job, pipe: Connection) -> None:
+def _work(work: Callable[[Job], dict], job: Job, pipe: Connection) -> None:
     """In a process of its own: run a job and send its row back."""
     try:
-        pipe.send(run_job(job))
+        pipe.send(work(job))
     except Exception as error:  # the parent reports it
         pipe.send({"error": f"{type(error).__name__}: {error}\n{traceback.format_exc()}"})
 
