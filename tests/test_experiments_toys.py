@@ -18,7 +18,14 @@ from augflow_mini import Augment, Flow, InvertibleLinear, StandardNormal, count_
 from augflow_mini.data import TOYS
 from augflow_mini.experiments import toy_check, toy_records, toys
 from augflow_mini.experiments.many import fit_many, negative_iw_bound
-from augflow_mini.experiments.record import LIMIT, RECORDS, load_record, multiply_adds, seal
+from augflow_mini.experiments.record import (
+    LIMIT,
+    RECORDS,
+    load_record,
+    multiply_adds,
+    seal,
+    write_record,
+)
 from augflow_mini.experiments.toy_jobs import Job, Tuning, suite
 from augflow_mini.experiments.toy_measure import integrate, measure, points, steepness
 from augflow_mini.experiments.toy_models import Model
@@ -283,6 +290,17 @@ def test_records_carry_intervals_and_weights(tmp_path, monkeypatch):
     kept = toy_records.load_toys("factorial")
     assert kept["cells"]["factorial/x-e1-c1"] == record["cells"]["factorial/x-e1-c1"]
     assert kept["missing"] == [] and kept["differences"] == record["differences"]
+    there = kept["cells"]["factorial/x-e1-c1"]["metrics"]
+    steepness = there.pop("steepness")
+    write_record("factorial", kept, folder=tmp_path)
+    toy_check.complete(jobs[1], tmp_path)
+    made = toy_records.load_toys("factorial")["cells"]["factorial/x-e1-c1"]["metrics"]
+    assert made["steepness"] == steepness
+    there["nll"]["each"][0] -= 0.001
+    write_record("factorial", kept, folder=tmp_path)
+    with pytest.raises(ValueError, match="off the record"):
+        toy_check.complete(jobs[1], tmp_path)
+    write_record("factorial", record, folder=tmp_path)
     flow = toy_records.load_toy_model("factorial/x-e1-c1")
     again = measure(
         flow, TOYS["two_modes"], points(TOYS["two_modes"], 64, 3), by_quadrature=True, k=16, seed=4

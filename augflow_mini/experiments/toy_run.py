@@ -51,7 +51,7 @@ def run_job(job: Job) -> dict:
 def _cell(job: Job) -> dict:
     """Tune, train fresh seeds, measure each on the same points."""
     model, lr, trials = _tune(job) if job.tuning else (job.model, job.lr, [])
-    flows, fit = _train(job, model, lr)
+    flows, fit = train(job, model, lr)
     toy = TOYS[job.toy]
     at = points(toy, job.test, TEST)
     rows = [
@@ -65,7 +65,7 @@ def _cell(job: Job) -> dict:
     return out
 
 
-def _train(
+def train(
     job: Job,
     model: Model,
     lr: float | Sequence[float],
@@ -73,6 +73,7 @@ def _train(
     steps: int | None = None,
     flows: list[Flow] | None = None,
 ) -> tuple[list[Flow], ManyFit]:
+    """Flows of a job's model, one for each seed, after its training; the same data for all jobs."""
     toy, stream = TOYS[job.toy], torch.Generator().manual_seed(TRAIN)
     flows = flows or [model.build(s) for s in (seeds or job.seeds)]
     loss = negative_elbo if job.train_k == 1 else negative_iw_bound(job.train_k)
@@ -98,7 +99,7 @@ def _tune(job: Job) -> tuple[Model, float, list[dict]]:
         models = [replace(job.model, hidden=hidden, last_gain=gain) for _, gain in pairs]
         flows = [m.build(TRIAL_SEED) for m in models]
         rates = [rate for rate, _ in pairs]
-        _, fit = _train(job, job.model, rates, steps=grid.steps, flows=flows)
+        _, fit = train(job, job.model, rates, steps=grid.steps, flows=flows)
         for flow, model, rate, failed in zip(flows, models, rates, fit.failed, strict=True):
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 torch.manual_seed(NOISE)
@@ -148,9 +149,7 @@ def _joint(job: Job) -> dict:
     toy, model = TOYS[job.toy], job.model
     at = points(toy, 200, TEST)
     seeds = range(1, 2 * len(job.seeds) + 1)
-    teachers, _ = _train(
-        job, replace(model, posterior="noise", last_gain=2.0), job.lr, seeds=seeds
-    )
+    teachers, _ = train(job, replace(model, posterior="noise", last_gain=2.0), job.lr, seeds=seeds)
     used = [
         -at.mean(decoder_log_prob(list(t.chain)[-1], at.x)) < toy.gaussian - 0.3 for t in teachers
     ]
@@ -162,7 +161,7 @@ def _joint(job: Job) -> dict:
         flows.append(Flow([augment, *posterior, decoder], teacher.base))
     fit = ManyFit(failed=[False] * len(flows))
     if model.posterior != "noise":
-        _, fit = _train(job, model, job.lr, flows=flows)
+        _, fit = train(job, model, job.lr, flows=flows)
     rows = []
     for flow in flows:
         log_p = decoder_log_prob(list(flow.chain)[-1], at.x)
@@ -216,7 +215,7 @@ def _parts(job: Job, ks: Sequence[int] = (1, 8, 64), test: int = 2000) -> dict:
     `rest` is the same difference with the sample's own entropy taken off both sides.
     """
     toy = TOYS[job.toy]
-    flows, fit = _train(job, job.model, job.lr)
+    flows, fit = train(job, job.model, job.lr)
     at = points(toy, job.test, TEST)
     sample = toy.sample(test, TEST)
     truth = -toy.log_prob(sample.double())  # the same sample's luck, whatever the model

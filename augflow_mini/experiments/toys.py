@@ -201,6 +201,18 @@ def _reproduce(patterns: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
+def _complete() -> int:
+    from .toy_check import complete
+    from .toy_records import FOLDER, load_toys
+
+    jobs = {j.name: j for j in suite()}
+    for group in sorted(p.stem for p in FOLDER.glob("*.json") if p.stem in ("factorial", "grid")):
+        for name, cell in load_toys(group)["cells"].items():
+            if jobs[name].model.dims == 1 and "steepness" not in cell["metrics"]:
+                say(f"{name}  {complete(jobs[name])}")
+    return 0
+
+
 def _check() -> int:
     from .toy_check import check
 
@@ -237,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     collect.add_argument("--to", help="folder; default: the package's records")
     again = sub.add_parser("reproduce", help="run recorded jobs from scratch and compare")
     again.add_argument("names", nargs="+", help="names or patterns, as 'two_modes/*'")
+    sub.add_parser("complete", help="add the steepness to recorded 1-D cells that lack it")
     sub.add_parser("check", help="verify the records: seal, definition, weights")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the daemonic workers, too
@@ -260,6 +273,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             say(f"{path}  {path.stat().st_size / 1024:.0f} KiB")
     elif args.command == "reproduce":
         sys.exit(_reproduce(args.names))
+    elif args.command == "complete":
+        sys.exit(_complete())
     else:
         sys.exit(_check())
 
