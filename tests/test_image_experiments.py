@@ -486,6 +486,21 @@ def test_sampled_images_stand_side_by_side():
     assert (picture[:, 8:] == two.permute(1, 2, 0).numpy()).all()
 
 
+def test_interpolation_stays_on_the_shell_and_ends_where_it_should():
+    u, v = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    middle = image_records.norm_corrected(u, 3 * v, 0.5)
+    assert middle.norm() == pytest.approx(((u.norm() + 3 * v.norm()) / 2).item())
+    assert torch.allclose(image_records.norm_corrected(u, v, 0.0), u)
+    picture = image_records.interpolated("small-3ch", 3, pairs=1, seed=3)
+    flow = image_records.load_images_model("small-3ch")
+    torch.manual_seed(3)
+    noise = flow.base.draw(torch.empty(2, 0))[0]
+    for place, z in ((slice(0, 8), noise[0]), (slice(16, 24), noise[1])):
+        torch.manual_seed(3)
+        image = flow.chain.inverse(z[None])[0][0].detach().byte()
+        assert (picture[:, place] == image.permute(1, 2, 0).numpy()).all()
+
+
 def test_codecs_squeeze_what_has_structure_and_nothing_else():
     flat, noise = torch.full((16, 3, 32, 32), 7), torch.randint(0, 256, (16, 3, 32, 32))
     flat, noise = (image_records.codec_bits(t.to(torch.uint8)) for t in (flat, noise))

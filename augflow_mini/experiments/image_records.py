@@ -146,6 +146,65 @@ def sampled(names: Sequence[str], n: int, *, seed: int = 0) -> np.ndarray:
     return rows.byte().permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()
 
 
+def norm_corrected(u: Tensor, v: Tensor, t: float) -> Tensor:
+    """A point between two draws of a Gaussian, on the shell where such draws lie.
+
+    With h(a, b, t) = (1 - t) a + t b: h(||u||, ||v||, t) h(u, v, t) / ||h(u, v, t)||. The straight
+    line passes near 0, where a Gaussian of many dimensions has no draws. Huang et al. 2020, app. A.
+
+    Args:
+        u, v: (D,...) of one shape, not opposite to each other.
+        t: from 0 (u) to 1 (v).
+    """
+    line = torch.lerp(u, v, t)
+    return line * (torch.lerp(u.norm(), v.norm(), t) / line.norm())
+
+
+@torch.no_grad()
+def interpolated(name: str, n: int, *, pairs: int = 3, seed: int = 0) -> np.ndarray:
+    """Images along n steps from one base noise to another, a pair a row: (pairs H, n W, C), uint8.
+
+    All other noise of the model (what it sliced off) is the same along a row.
+    """
+    flow, rows = load_images_model(name), []
+    with torch.random.fork_rng(devices=[]):
+        for row in range(pairs):
+            torch.manual_seed(seed + row)
+            u, v = flow.base.draw(torch.empty(2, 0))[0]
+            images = []
+            for t in torch.linspace(0, 1, n).tolist():
+                torch.manual_seed(seed + row)
+                images.append(flow.chain.inverse(norm_corrected(u, v, t)[None])[0][0])
+            rows.append(torch.stack(images))
+    return torch.stack(rows).byte().permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()
+
+
+def measured(record: dict, key: str) -> str:
+    """ELBO or bound of a record: mean over the seeds, and standard error over the images."""
+    return f"{record['metrics'][key]['mean']:.3f} ± {record['metrics'][key + '_se']['mean']:.3f}"
+
+
+def table(labels: dict[str, str]) -> dict[str, dict[str, str]]:
+    """For each record, by its label: what it is, what it reached, and what that took.
+
+    Args:
+        labels: record -> label.
+    """
+    out = {}
+    for name, label in labels.items():
+        r = load_images_record(name)
+        seen = r["setup"]["steps"] * r["setup"]["batch"] / r["train_images"]
+        out[label] = {
+            "parameters": f"{r['parameters']:,}",
+            "ELBO, bits/dim": measured(r, "elbo"),
+            f"bound, K = {r['k']}": measured(r, "bound"),
+            "seeds": f"{len(r['seeds'])}",
+            "epochs": f"{seen:.2f}",
+            "trained on": f"{r['run_on'][0]['device'].upper()}, {r['seconds']['mean'] / 60:.0f} min",
+        }
+    return out
+
+
 def codec_bits(images: Tensor) -> dict[str, float]:
     """Bits per dimension of lossless PNG and WebP, each image a file, and all images one mosaic.
 
