@@ -5,6 +5,8 @@
     faults.md       from tests/faults: which planted fault breaks which claim
     reference.md    from the docstrings of the library
 
+In written pages it makes the tables between marks anew (`TABLES`).
+
 The pages are committed, so that they can be read without a build; a test compares them with what
 this script would write. `make notebooks` runs it.
 """
@@ -23,6 +25,7 @@ from pybtex.database import Entry, parse_file
 from pybtex.richtext import Text
 
 from augflow_mini import claims
+from augflow_mini.experiments import image_records, image_setups
 
 BOOK = Path(__file__).resolve().parent
 FAULTS = BOOK.parent / "tests" / "faults"
@@ -252,6 +255,33 @@ def cite(text: str) -> str:
     return text
 
 
+# ---- tables inside written pages ------------------------------------------------------------
+
+
+def image_table() -> str:
+    """Every image experiment that has a record, as a Markdown table."""
+    setups = image_setups.setups()
+    found = [name for name in setups if (image_records.FOLDER / f"{name}.json").exists()]
+    places = {"small": "CIFAR-10 at 8 x 8", "cifar10": "CIFAR-10", "mnist": "MNIST"}
+    rows = image_records.table({name: name for name in found})
+    head = ["Record", "images", *next(iter(rows.values()))]
+    lines = [
+        [f"`{name}`", places[name.split("-")[0]], *cells.values()] for name, cells in rows.items()
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
+
+
+TABLES = {"image records": image_table}
+
+
+def filled(text: str) -> str:
+    """A written page with what stands between its marks `<!-- NAME -->`, `<!-- end -->` made anew."""
+    for name, make in TABLES.items():
+        region = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        text = region.sub(lambda m, make=make: f"{m[1]}\n{make()}\n{m[2]}", text)
+    return text
+
+
 # ---------------------------------------------------------------------------------------------
 
 
@@ -266,3 +296,6 @@ PAGES = {
 if __name__ == "__main__":
     for name, make in PAGES.items():
         (BOOK / name).write_text(make(), encoding="utf-8")
+    for path in chapters():
+        if path.suffix == ".md":
+            path.write_text(filled(prose(path)), encoding="utf-8")

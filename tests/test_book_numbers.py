@@ -1,12 +1,17 @@
 """Numbers on the plain pages, which no cell computes, are those of the records and the library."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from augflow_mini.data import digits, histogram_bits
 from augflow_mini.experiments import load_record
+from augflow_mini.experiments.image_records import load_images_record
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "book"))
+import generate  # noqa: E402
 
 PAGE = (Path(__file__).parent.parent / "book" / "13_papers_tables.md").read_text(encoding="utf-8")
 ROWS = {"RealNVP": "digits-realnvp", "VFlow, 16": "digits-vflow", "ANF, two": "digits-anf"}
@@ -28,6 +33,13 @@ def test_the_table_of_the_digits_is_the_record(start):
 def test_the_histogram_is_computed():
     data = digits()
     assert row("histogram of each")[0] == f"{histogram_bits(data.train, data.test, 17):.3f}"
+
+
+def test_the_table_of_the_images_is_the_records():
+    assert generate.filled(PAGE) == PAGE, "run: python book/generate.py"
+    bits = load_images_record("small-3ch")["metrics"]["elbo"]["mean"]
+    changed = PAGE.replace(f"{bits:.3f}", "5.000")
+    assert changed != PAGE and generate.filled(changed) == PAGE
 
 
 def test_a_changed_digit_is_seen():
