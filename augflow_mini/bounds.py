@@ -110,7 +110,7 @@ def _where_finite(mean: Tensor, spread: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Bounds from both sides on the mean log p(x) over the model's *own* samples, in nats.
+    """Bounds from both sides on the mean log p(x) over the model's own samples, in nats.
 
     A sample (x, e) of the model carries an exact posterior draw e ~ p(e | x), so on these x
 
@@ -166,7 +166,7 @@ class Sandwich:
 def sandwich(own: Tensor, fresh: Tensor) -> Sandwich:
     """The two-sided interval of any latent-variable model, from its log-weights.
 
-    log w = log p(x, e) - log q(e | x), at n pairs (x_i, e_i) that the *model* generated.
+    log w = log p(x, e) - log q(e | x), at n pairs (x_i, e_i) that the model generated.
 
     Args:
         own: log w at the model's own pairs, (n,).

@@ -80,7 +80,7 @@ def anf(features: int, noise: int, *, steps: int, **net: object) -> list[Transfo
         (x, e) -> (x, z = m_enc(x) + s_enc(x) e) -> (y = (x - m_dec(z)) / s_dec(z), z)
 
     The decoder is an `Inverse`, so its network returns the mean and log-scale of x given z, as in
-    any VAE; with steps=1 the model *is* the Gaussian VAE.
+    any VAE; with steps=1 the model is the Gaussian VAE.
 
     Args:
         features: D_X.  noise: D_E.  steps: N.

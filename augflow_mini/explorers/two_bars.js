@@ -55,7 +55,7 @@ function drawPlane(page, problem, state, family) {
 
 function drawTrail(page, trail) {
   const svg = page.svg.bars, width = page.width("bars"), tall = page.narrow() ? 150 : 240, left = 34;
-  const seen = trail.slice(-Math.floor((width - left) / 30)), last = seen[seen.length - 1].bars;
+  const seen = trail.slice(-Math.max(1, Math.floor((width - left) / 30))), last = seen[seen.length - 1].bars;
   clear(svg, width, tall + 60);
   const plot = new Plot(svg, {
     box: [left, 18, width - left - 10, tall], x: [0, Math.max(8, seen.length)], xTicks: 0, yLabel: "nats", yTicks: 4,

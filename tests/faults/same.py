@@ -56,4 +56,9 @@ FAULTS = {
         ("Chain([kick, drift, kick] * steps)", "Chain([kick, kick, drift] * steps)"),
     ),
     "encoder counted twice": (["same-12"], encoder_counted_twice, None),
+    "encoder's scale forgotten": (
+        ["same-13"],
+        None,
+        ("Normal(scalar.b * at, scalar.a)", "Normal(scalar.b * at, 1.0)"),
+    ),
 }
