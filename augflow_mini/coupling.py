@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .transform import Halves, Transform, check_width, checked_block, sum_event
+from .transform import Transform, check_width, checked_block, sum_event
 
 Blocks = slice | Sequence[slice] | None
 
@@ -69,20 +69,6 @@ class Coupling(Transform):
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self._run(z, self.move_back)
 
-    def forward_halves(self, halves: Halves) -> tuple[Halves, Tensor]:
-        return self._run_halves(halves, self.move)
-
-    def inverse_halves(self, halves: Halves) -> tuple[Halves, Tensor]:
-        return self._run_halves(halves, self.move_back)
-
-    def _run_halves(self, halves: Halves, move: Callable) -> tuple[Halves, Tensor]:
-        before, after = halves
-        if self.writes.start == 0:
-            before, contrib = move(before, self._params([after]))
-        else:
-            after, contrib = move(after, self._params([before]))
-        return (before, after), contrib
-
     def _run(self, x: Tensor, move: Callable) -> tuple[Tensor, Tensor]:
         check_width(x, self.writes, self)
         start, stop = self.writes.start, self.writes.stop
@@ -101,15 +87,20 @@ class Coupling(Transform):
 
     def _params(self, seen: Sequence[Tensor]) -> Tensor:
         seen = [s for s in seen if s.shape[1]] or seen[:1]
-        out = self.net(seen[0] if len(seen) == 1 else torch.cat(seen, dim=1))
+        return self.ask(seen[0] if len(seen) == 1 else torch.cat(seen, dim=1))
+
+    def ask(self, seen: Tensor) -> Tensor:
+        """The network's output for the features that it sees: (B, R, ...) -> (B, P W, ...)."""
+        out = self.net(seen)
         width = self.per_feature * (self.writes.stop - self.writes.start)
-        expected = (seen[0].shape[0], width, *seen[0].shape[2:])
+        expected = (seen.shape[0], width, *seen.shape[2:])
         if out.shape != expected:  # (B, W, 1, 1) would broadcast, and its log-det count one place
             raise ValueError(
                 f"{type(self).__name__}: the network returned shape {tuple(out.shape)}, expected "
                 f"{expected}: {self.per_feature} features for each written one, at every position"
             )
-        return out.to(seen[0].dtype)  # under autocast only the network runs in half precision
+        # under autocast only the network runs in half precision
+        return out if out.dtype == seen.dtype else out.to(seen.dtype)
 
     @abstractmethod
     def move(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,7 +176,8 @@ class AffineCoupling(Coupling):
 
     def move_back(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         log_s, m = self._log_s_and_m(params)
-        return (z - m) * torch.exp(-log_s), -sum_event(log_s)
+        log_s = -log_s
+        return (z - m) * log_s.exp(), sum_event(log_s)
 
     def _log_s_and_m(self, params: Tensor) -> tuple[Tensor, Tensor]:
         log_s, m = params.chunk(2, dim=1)  # (B, W, ...) each

@@ -7,17 +7,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 
-Halves = tuple[Tensor, Tensor]  # the features before a cut and after it
-
 
 def sum_event(t: Tensor) -> Tensor:
     """Sum over every dimension but the batch: (B, ...) -> (B,)."""
+    if t.dim() == 2 and t.shape[1] == 1:
+        return t.squeeze(1)  # a view, where a sum would be a pass over the batch
     return t.flatten(1).sum(1) if t.dim() > 1 else t
 
 
@@ -34,9 +35,8 @@ class Transform(nn.Module, ABC):
     The two flags say where noise is drawn. A layer that draws noise in `inverse` loses something
     in `forward`; `record` returns that something too and `replay` puts it back.
 
-    `cut` is only about speed: (k, D) for a layer on D features in which those before k move all
-    others, or the other way round. Such a layer has `forward_halves` and `inverse_halves` too, and
-    a chain then cuts once for several of them.
+    `cut` is only about speed: (k, D) for a coupling on D features, or its `Inverse`, in which those
+    before k move all others, or the other way round. A chain cuts once for several of them.
     """
 
     stochastic_forward: bool = False
@@ -76,19 +76,13 @@ class Inverse(Transform):
         self.layer = layer
         self.stochastic_forward = layer.stochastic_inverse
         self.stochastic_inverse = layer.stochastic_forward
-        self.cut = layer.cut
+        self.cut = layer.cut if type(self) is Inverse else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.layer.inverse(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.layer(z)
-
-    def forward_halves(self, halves: Halves) -> tuple[Halves, Tensor]:
-        return self.layer.inverse_halves(halves)
-
-    def inverse_halves(self, halves: Halves) -> tuple[Halves, Tensor]:
-        return self.layer.forward_halves(halves)
 
     def record(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         same = self._written_out()
@@ -137,28 +131,24 @@ class Chain(Transform):
         self.stochastic_inverse = any(layer.stochastic_inverse for layer in flat)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._run(x, self.layers, lambda layer: layer, lambda layer: layer.forward_halves)
+        return self._run(x, self.layers, backwards=False)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        back = reversed(self.layers)
-        return self._run(z, back, lambda layer: layer.inverse, lambda layer: layer.inverse_halves)
+        return self._run(z, [*self.layers][::-1], backwards=True)
 
-    @staticmethod
     def _run(
-        x: Tensor, layers: Iterable[Transform], step: Callable, halves_step: Callable
+        self, x: Tensor, layers: Iterable[Transform], *, backwards: bool
     ) -> tuple[Tensor, Tensor]:
         total = 0.0  # a float takes dtype and device from the first contribution
-        for cut, run in groupby(layers, key=lambda layer: layer.cut):
-            run = list(run)
-            halves = len(run) > 1 and cut is not None and cut[1] == x.shape[1]
-            if halves:  # cut once for the whole run, not once for each layer
-                x = x.split([cut[0], cut[1] - cut[0]], dim=1)
+        for cut, run in groupby(layers, key=attrgetter("cut")):
+            if cut is not None and cut[1] == x.shape[1]:
+                x, contrib = _run_halves(x, cut[0], run, backwards=backwards)
+                total = total + contrib
+                continue
             for layer in run:
-                x, contrib = (halves_step if halves else step)(layer)(x)
-                _check_contrib(contrib, layer, (x[0] if halves else x).shape[0])
+                x, contrib = layer.inverse(x) if backwards else layer(x)
+                _check_contrib(contrib, layer, x.shape[:1])
                 total = total + contrib  # never +=: a contribution may be an expanded view
-            if halves:
-                x = torch.cat(x, dim=1)
         return x, x.new_zeros(x.shape[0]) if isinstance(total, float) else total
 
     def record(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
@@ -236,16 +226,33 @@ class On(Transform):
         return f"block={self.block.start}:{self.block.stop}"
 
 
+def _run_halves(
+    x: Tensor, k: int, layers: Iterable[Transform], *, backwards: bool
+) -> tuple[Tensor, Tensor]:
+    """Couplings of the features before k and after it: cut once for all, not once for each."""
+    halves, total, batch = list(x.split([k, x.shape[1] - k], dim=1)), 0.0, x.shape[:1]
+    for layer in layers:
+        back = backwards
+        while type(layer) is Inverse:  # isinstance would ask the abstract class, which is slow
+            layer, back = layer.layer, not back
+        written = 0 if layer.writes.start == 0 else 1
+        move = layer.move_back if back else layer.move
+        halves[written], contrib = move(halves[written], layer.ask(halves[1 - written]))
+        _check_contrib(contrib, layer, batch)
+        total = total + contrib
+    return torch.cat(halves, dim=1), total
+
+
 def may_look(validate: bool) -> bool:
     """Whether a layer may read its input's numbers to check them: not inside a compiled graph."""
     return validate and not torch.compiler.is_compiling()
 
 
-def _check_contrib(contrib: Tensor, layer: Transform, batch: int) -> None:
-    if contrib.shape != (batch,):
+def _check_contrib(contrib: Tensor, layer: Transform, batch: torch.Size) -> None:
+    if contrib.shape != batch:
         raise ValueError(
             f"{type(layer).__name__} returned a contribution of shape {tuple(contrib.shape)}, "
-            f"expected ({batch},); sum it over every dimension but the batch (sum_event)"
+            f"expected {tuple(batch)}; sum it over every dimension but the batch (sum_event)"
         )
 
 

@@ -627,6 +627,19 @@ def test_a_subclass_with_its_own_forward_is_asked_by_the_chain():
     assert torch.equal(chain(x)[1], a + layers[1](first)[1])
 
 
+def test_a_contribution_of_a_wrong_shape_is_seen_in_a_run_of_couplings():
+    class Unsummed(AffineCoupling):
+        def move(self, x, params):
+            z, _ = super().move(x, params)
+            return z, params[:, :1]
+
+    good, bad = realnvp(2, couplings=2)
+    chain = Chain([good, Unsummed(bad.net, writes=bad.writes, reads=bad.reads)])
+    assert chain[1].cut is not None
+    with pytest.raises(ValueError, match=r"Unsummed returned a contribution of shape \(4, 1\)"):
+        chain(torch.randn(4, 2))
+
+
 @pytest.mark.parametrize("layers", [anf(3, 2, steps=2), realnvp(5, couplings=4)])
 def test_a_run_of_couplings_on_two_halves_is_what_its_layers_are(layers):
     """A chain cuts once for couplings that share their halves; each layer alone cuts itself."""

@@ -213,6 +213,26 @@ def test_carry_puts_noise_strictly_inside_its_bin():
         assert torch.equal((again * 256).floor(), y * 256)  # noise never moves the integer
 
 
+# ---- the plain network ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_mlp_is_its_layers_bit_for_bit(activation):
+    net, x = MLP(3, 2, activation=activation), torch.randn(7, 3)
+    assert torch.equal(net(x), net.layers(x))
+
+
+def test_mlp_calls_what_is_watched_or_reparametrised():
+    net, x, seen = MLP(3, 2, hidden=(4,)), torch.randn(7, 3), []
+    net.layers[0].register_forward_hook(lambda *_: seen.append("after"))
+    net.layers[1].register_forward_pre_hook(lambda *_: seen.append("before"))
+    nn.utils.parametrizations.weight_norm(net.layers[2])
+    with torch.no_grad():
+        net.layers[2].parametrizations.weight.original0.mul_(2)
+    assert torch.equal(net(x), net.layers(x))
+    assert seen == ["after", "before"] * 2
+
+
 # ---- structure ------------------------------------------------------------------------------
 
 
