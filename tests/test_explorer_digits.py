@@ -32,17 +32,20 @@ def recorded() -> DigitsExplorer:
     return DigitsExplorer.from_records()
 
 
-def at_state(widget: DigitsExplorer, start: int, end: int, t: float, seed: int) -> DigitsExplorer:
+def at_state(
+    widget: DigitsExplorer, start: int, end: int, alpha: float, seed: int
+) -> DigitsExplorer:
     with widget.hold_trait_notifications():
-        widget.start, widget.end, widget.t, widget.seed = start, end, t, seed
+        widget.start, widget.end, widget.alpha, widget.seed = start, end, alpha, seed
     return widget
 
 
 # ---------------------------------------------------------------- the page against torch
 
-PAGE = """([spec, images, start, end, t, seed]) => {
+PAGE = """([spec, images, start, end, alpha, seed]) => {
   const d = new M.Digits(spec, images.map((v) => Float64Array.from(v))), codes = d.codes(seed);
-  const { line, kept } = M.between(codes[start], codes[end], t), parts = d.redrawn(codes[start], seed);
+  const { line, kept } = M.between(codes[start], codes[end], alpha);
+  const parts = d.redrawn(codes[start], seed);
   const logW = d.logWeights(seed, start), at = M.measure(logW);
   const flat = (rows) => rows.flatMap((v) => [...v]);
   return {
@@ -62,7 +65,7 @@ def parity(page, widget: DigitsExplorer, states: tuple = STATES) -> dict[str, fl
         at_state(widget, *state)
         got = page.evaluate(PAGE, [widget.spec, widget.images, *state])
         parts, found = widget.redrawn(), widget.compute()
-        way = torch.cat(widget.way(torch.tensor([widget.t], dtype=D)))
+        way = torch.cat(widget.way(torch.tensor([widget.alpha], dtype=D)))
         ledger, numbers = (
             torch.tensor([found[k] for k in keys], dtype=D) for keys in (LEDGER, NUMBERS)
         )
@@ -90,8 +93,8 @@ def test_the_page_shows_the_images_and_numbers_of_torch(engine, recorded):
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        (("(1 - t) * norm(a) + t * norm(b)", "norm(a)"), {"way", "numbers"}),
-        (("(1 - t) * v + t * b[i]", "t * v + (1 - t) * b[i]"), {"way"}),
+        (("(1 - alpha) * norm(a) + alpha * norm(b)", "norm(a)"), {"way", "numbers"}),
+        (("(1 - alpha) * v + alpha * b[i]", "alpha * v + (1 - alpha) * b[i]"), {"way"}),
         (("join(y, fresh)", "join(fresh, y)"), {"yKept", "numbers"}),
         (("join(fresh, z)", "join(fresh, z.map((v) => -v))"), {"zKept"}),
         (("y.map(() => 0)", "y"), {"middle"}),
@@ -139,9 +142,9 @@ def test_standard_errors_are_those_of_repeated_measurements():
 def test_the_norm_is_kept_and_the_ends_are_the_codes():
     torch.manual_seed(0)
     start, end = torch.randn(2, 50, 70, dtype=D) * torch.tensor([1.0, 2.0], dtype=D)[:, None, None]
-    for t in (0.0, 0.3, 1.0):
-        line, kept = between(start, end, torch.tensor(t, dtype=D))
-        assert torch.allclose(kept.norm(dim=1), start.norm(dim=1).lerp(end.norm(dim=1), t))
+    for alpha in (0.0, 0.3, 1.0):
+        line, kept = between(start, end, torch.tensor(alpha, dtype=D))
+        assert torch.allclose(kept.norm(dim=1), start.norm(dim=1).lerp(end.norm(dim=1), alpha))
         assert (line.norm(dim=1) <= kept.norm(dim=1) + 1e-12).all()
         assert torch.allclose(torch.nn.functional.cosine_similarity(line, kept), line.new_ones(()))
     assert torch.allclose(kept, end)
@@ -203,9 +206,9 @@ def test_the_page_alone(show):
         values = sliders.evaluate_all("all => all.map((e) => Number(e.value))")
         at_state(widget, int(values[0]), int(values[1]), values[2], int(values[3]))
         found, text = widget.compute(), status(page)
-        assert f"gap \u2265, nats = {found['gap']:.2f} \u00b1 {Z95 * found['gap_se']:.2f}" in text
-        assert f"NLL \u2264, nats = {found['nll']:.2f}" in text  # beside the gap
-        assert f"bits/dim \u2264 = {found['bits']:.2f}" in text
+        assert f"gap ≥, nats = {found['gap']:.2f} ± {Z95 * found['gap_se']:.2f}" in text
+        assert f"NLL ≤, nats = {found['nll']:.2f}" in text  # beside the gap
+        assert f"bits/dim ≤ = {found['bits']:.2f}" in text
         for name in ("z_kept", "y_kept", "norm_line", "norm_kept"):
             assert f"{found[name]:.2f}" in text, name
         assert "every pixel comes back" in text
@@ -217,14 +220,14 @@ def test_the_page_alone(show):
     page.get_by_role("slider", name="noise").press("End")
     assert "Digit 0, on the way to 9" in check()
     page.get_by_role("button", name="Walk across").click()  # reduced motion: at once
-    assert widget.t == 0.5 and "t = 1.00" in check()
+    assert widget.alpha == 0.5 and "α = 1.00" in check()
     box = page.locator(".afx-way svg").bounding_box()
     page.mouse.move(box["x"] + 36, box["y"] + 40)
     page.mouse.down()
     page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 40)
     page.mouse.up()
     check()
-    assert 0 < widget.t < 0.5
+    assert 0 < widget.alpha < 0.5
     gaps = widget.measured().gap
     order = page.locator(".afx-order svg")
     labels = order.evaluate(
@@ -241,7 +244,7 @@ def test_the_page_alone(show):
 
 def test_a_link_opens_its_state_and_the_page_fits_a_phone(show):
     phone = {"viewport": {"width": 375, "height": 800}, "has_touch": True}
-    page = show(DigitsExplorer.from_records(), "#digits?start=5&end=6&t=0.25&seed=99", **phone)
+    page = show(DigitsExplorer.from_records(), "#digits?start=5&end=6&alpha=0.25&seed=99", **phone)
     page.wait_for_function(DONE)
     values = page.locator("input").evaluate_all("all => all.map((e) => Number(e.value))")
     assert values == [5, 6, 0.25, 20]  # held to the range

@@ -20,17 +20,17 @@ function render({ model, el }) {
   }
 
   function draw(page) {
-    const [start, end, t, seed] = ["start", "end", "t", "seed"].map((name) => page.get(name));
+    const [start, end, alpha, seed] = ["start", "end", "alpha", "seed"].map((name) => page.get(name));
     drawNoise(seed);
     const { images } = digits, x = images[start], a = noise.codes[start], b = noise.codes[end];
-    const parts = digits.redrawn(a, seed), here = between(a, b, t), curve = [], spots = [];
+    const parts = digits.redrawn(a, seed), here = between(a, b, alpha), curve = [], spots = [];
     for (let i = 0; i <= 40; i++) curve.push(between(a, b, i / 40));
     for (let i = 0; i < WAY; i++) spots.push(between(a, b, i / (WAY - 1)));
     const all = [...spots.map((s) => s.line), ...spots.map((s) => s.kept), here.line, here.kept], shown = digits.decode(all);
     drawSamples(page, noise.samples);
     drawRedrawn(page, start, x, parts);
     way = drawWay(page, {
-      steps: curve, here, t, radius, images: shown.slice(2 * WAY),
+      steps: curve, here, alpha, radius, images: shown.slice(2 * WAY),
       strips: [["straight line", shown.slice(0, WAY)], ["norm kept", shown.slice(WAY, 2 * WAY)]],
     });
     const done = next.length === images.length;
@@ -39,14 +39,14 @@ function render({ model, el }) {
 
     const at = done ? found[start] : null, differ = parts.all.filter((v, i) => v !== x[i]).length;
     const zKept = distance(parts.zKept, x), yKept = distance(parts.yKept, x);
-    const plusMinus = (value, se, places) => `${fixed(value, places)} \u00b1 ${fixed(Z95 * se, places)}`;
+    const plusMinus = (value, se, places) => `${fixed(value, places)} ± ${fixed(Z95 * se, places)}`;
     page.say([
-      ["gap \u2265, nats", at ? plusMinus(at.gap, at.gapSe, 2) : "computing", "purple"],
-      ["NLL \u2264, nats", at ? fixed(at.nll, 2) : "computing", "blue"],
-      ["bits/dim \u2264", at ? plusMinus(at.bits, at.bitsSe, 2) : "computing", "blue"],
+      ["gap ≥, nats", at ? plusMinus(at.gap, at.gapSe, 2) : "computing", "purple"],
+      ["NLL ≤, nats", at ? fixed(at.nll, 2) : "computing", "blue"],
+      ["bits/dim ≤", at ? plusMinus(at.bits, at.bitsSe, 2) : "computing", "blue"],
       ["z kept: off by", fixed(zKept, 2), "muted"], ["y kept: off by", fixed(yKept, 2), "muted"],
-      ["norms at t", `${fixed(norm(here.line), 2)}, ${fixed(norm(here.kept), 2)}`, "ink"],
-    ], `Digit ${start}, on the way to ${end}: t = ${fixed(t, 2)}; noise ${seed}. From all of (y, z) `
+      ["norms at α", `${fixed(norm(here.line), 2)}, ${fixed(norm(here.kept), 2)}`, "ink"],
+    ], `Digit ${start}, on the way to ${end}: α = ${fixed(alpha, 2)}; noise ${seed}. From all of (y, z) `
       + `${differ ? `${differ} pixels differ` : "every pixel comes back"}. ${remark(found)}`);
 
     // Gaps take some frames: a few digits between two of them.
@@ -58,7 +58,7 @@ function render({ model, el }) {
       page.redraw();
     });
     return {
-      start, end, t, seed, differ, z_kept: zKept, y_kept: yKept, norm_line: norm(here.line), norm_kept: norm(here.kept),
+      start, end, alpha, seed, differ, z_kept: zKept, y_kept: yKept, norm_line: norm(here.line), norm_kept: norm(here.kept),
       ...(at ? { gap: at.gap, gap_se: at.gapSe, nll: at.nll, bits: at.bits, bits_se: at.bitsSe } : {}),
     };
   }
@@ -80,7 +80,7 @@ function render({ model, el }) {
         legend: [["gap", "purple", "hatch"], ["bits/dim", "blue", "block"]],
       },
     ],
-    buttons: [{ text: "Walk across", run: (page) => page.glide({ t: page.get("t") < 1 ? 1 : 0 }, 2500) }],
+    buttons: [{ text: "Walk across", run: (page) => page.glide({ alpha: page.get("alpha") < 1 ? 1 : 0 }, 2500) }],
     draw,
   });
 
@@ -89,7 +89,7 @@ function render({ model, el }) {
   const [path, sorted] = ["way", "order"].map((name) => el.querySelector(`.afx-${name} svg`));
   const drag = (event) => {
     if (event.type === "pointermove" && !event.buttons) return;
-    model.set("t", Math.round(20 * Math.min(Math.max(share(path, event, way), 0), 1)) / 20);
+    model.set("alpha", Math.round(20 * Math.min(Math.max(share(path, event, way), 0), 1)) / 20);
   };
   path.addEventListener("pointerdown", drag);
   path.addEventListener("pointermove", drag);

@@ -54,17 +54,18 @@ class Measured:
         return cls(gap.mean(1), error(gap), nll, nll / nat, error(value) / nat)
 
 
-def between(start: Tensor, end: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def between(start: Tensor, end: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """Latents on the way from `start` to `end`: the straight line, and with the norm kept.
 
-        v(t) = (1 - t) v_0 + t v_1,    v(t) ((1 - t) |v_0| + t |v_1|) / |v(t)|
+        line = (1 - alpha) start + alpha end
+        kept = line / |line| ((1 - alpha) |start| + alpha |end|)
 
     Args:
         start, end: latents (..., D).
-        t: places on the way, of a shape that multiplies (..., D).
+        alpha: shares of the way, of a shape that multiplies (..., D).
     """
-    line = (1 - t) * start + t * end
-    norm = (1 - t) * start.norm(dim=-1, keepdim=True) + t * end.norm(dim=-1, keepdim=True)
+    line = (1 - alpha) * start + alpha * end
+    norm = (1 - alpha) * start.norm(dim=-1, keepdim=True) + alpha * end.norm(dim=-1, keepdim=True)
     return line, line * norm / line.norm(dim=-1, keepdim=True)
 
 
@@ -82,7 +83,7 @@ class DigitsExplorer(Explorer):
 
     Traits:
         start, end: the two digits, places in `images`.
-        t: how far from start to end.
+        alpha: how far from start to end.
         seed: of all noise: samples, encodings, what is drawn anew, importance samples.
         spec, images: the flow and the digits as the page reads them.
 
@@ -99,11 +100,13 @@ class DigitsExplorer(Explorer):
         "Small grey digits: samples of a model; one digit with a part of its latents drawn anew; the "
         "way from one digit to another; ten digits sorted by their gap, with error bars."
     )
-    controls = ("start", "end", "t", "seed")
+    controls = ("start", "end", "alpha", "seed")
 
     start = traitlets.Int(3, min=0, max=9).tag(sync=True, label="from digit", step=1)
     end = traitlets.Int(8, min=0, max=9).tag(sync=True, label="to digit", step=1)
-    t = traitlets.Float(0.5, min=0.0, max=1.0).tag(sync=True, label="place t", step=0.05)
+    alpha = traitlets.Float(0.5, min=0.0, max=1.0).tag(
+        sync=True, label="share α of the way", step=0.05
+    )
     seed = traitlets.Int(1, min=1, max=20).tag(sync=True, label="noise, seed", step=1)
     spec = traitlets.Dict().tag(sync=True)
     images = traitlets.List().tag(sync=True)
@@ -158,10 +161,10 @@ class DigitsExplorer(Explorer):
         parts = {"all": whole, "middle": middle, "z kept": z_kept, "y kept": y_kept}
         return {name: self.decode(v) for name, v in parts.items()}
 
-    def way(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents from `start` to `end` at the places t (B,), straight and norm kept, (B, D)."""
+    def way(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents from `start` to `end` at the shares alpha (B,), straight and norm kept, (B, D)."""
         codes = self.codes()
-        return between(codes[self.start], codes[self.end], t[:, None])
+        return between(codes[self.start], codes[self.end], alpha[:, None])
 
     def log_weights(self, digit: int) -> Tensor:
         """Log-weights of one digit, (RUNS, K), nats."""
@@ -180,7 +183,7 @@ class DigitsExplorer(Explorer):
     def compute(self) -> dict[str, float]:
         found = Measured.from_log_weights(self.log_weights(self.start)[None])
         redrawn, here = self.redrawn(), self._images[self.start]
-        line, kept = self.way(torch.tensor([self.t], dtype=torch.float64))
+        line, kept = self.way(torch.tensor([self.alpha], dtype=torch.float64))
         off = {
             name: ((images - here) ** 2).mean().sqrt().item() for name, images in redrawn.items()
         }

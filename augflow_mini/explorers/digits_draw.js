@@ -55,22 +55,22 @@ export function drawRedrawn(page, digit, x, { all, middle, zKept, yKept }) {
     + "and y drawn anew; six with y kept and z drawn anew.");
 }
 
-/* Strips of images over the norm of their latents; the place t, and the two images there. */
-export function drawWay(page, { steps, strips, here, images, t, radius }) {
+/* Strips of images over the norm of their latents; the share of the way, and the two images there. */
+export function drawWay(page, { steps, strips, here, images, alpha, radius }) {
   const svg = page.svg.way, width = page.width("way"), cell = 8 * Math.floor(Math.min(40, (width - 40) / 9.6) / 8);
   const low = 2 * (cell + 24) + 20, tall = 72, bottom = low + tall + 44, big = 64;
   clear(svg, width, bottom + big + 4);
   const norms = steps.flatMap(({ line, kept }) => [norm(line), norm(kept)]);
   const plot = new Plot(svg, {
     box: [36, low, width - 40 - cell / 2, tall], x: [0, 1], y: [4, atLeast([10, 11, 12, 14], Math.max(...norms, radius[1]))],
-    xLabel: "place t on the way (drag)", yLabel: "norm of the latent", xTicks: 4, yTicks: 3,
+    xLabel: "share α of the way (drag)", yLabel: "norm of the latent", xTicks: 4, yTicks: 3,
   });
   const T = steps.map((_, i) => i / (steps.length - 1));
   plot.rect(0, 1, ...radius, "blue", "soft");
   svg.lastChild.setAttribute("class", "afx-area afx-soft");
   plot.curve(T, steps.map(({ line }) => norm(line)), "muted", "dash");
   plot.curve(T, steps.map(({ kept }) => norm(kept)), "ink");
-  plot.line(plot.X(t), 4, plot.X(t), low + tall, "afx-mark");
+  plot.line(plot.X(alpha), 4, plot.X(alpha), low + tall, "afx-mark");
   const tiles = new Tiles(svg);
   strips.forEach(([name, list], r) => {
     const top = 18 + r * (cell + 24);
@@ -80,12 +80,12 @@ export function drawWay(page, { steps, strips, here, images, t, radius }) {
   [["straight line", here.line, images[0]], ["norm kept", here.kept, images[1]]].forEach(([name, latent, image], i) => {
     const left = 2 + i * 0.5 * width;
     tiles.put(image, left, bottom, big);
-    [name, `at t = ${fixed(t, 2)}:`, `norm ${fixed(norm(latent), 2)}`].forEach((words, n) =>
+    [name, `at α = ${fixed(alpha, 2)}:`, `norm ${fixed(norm(latent), 2)}`].forEach((words, n) =>
       tiles.text(left + big + 8, bottom + 22 + 16 * n, words));
   });
   tiles.draw();
   page.describe("way", "Images from one digit to the other on the straight line and with the norm kept; "
-    + `their latents' norms; at t = ${fixed(t, 2)} these are ${fixed(norm(here.line), 2)} and ${fixed(norm(here.kept), 2)}.`);
+    + `their latents' norms; at α = ${fixed(alpha, 2)} these are ${fixed(norm(here.line), 2)} and ${fixed(norm(here.kept), 2)}.`);
   return plot;
 }
 

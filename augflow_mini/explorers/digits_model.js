@@ -17,10 +17,10 @@ const pack = (rows) => Float64Array.from({ length: rows.length * rows[0].length 
 const unpack = (flat, B) => Array.from({ length: B }, (_, b) =>
   Float64Array.from({ length: flat.length / B }, (_, d) => flat[d * B + b]));
 
-/* The place t on the way from a to b: on the straight line, and with the norm kept. */
-export function between(a, b, t) {
-  const line = a.map((v, i) => (1 - t) * v + t * b[i]);
-  const scale = ((1 - t) * norm(a) + t * norm(b)) / norm(line);
+/* The share alpha of the way from a to b: on the straight line, and with the norm kept. */
+export function between(a, b, alpha) {
+  const line = a.map((v, i) => (1 - alpha) * v + alpha * b[i]);
+  const scale = ((1 - alpha) * norm(a) + alpha * norm(b)) / norm(line);
   return { line, kept: line.map((v) => v * scale) };
 }
 

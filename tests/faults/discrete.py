@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from augflow_mini import dequantize, gap, pointwise
-from augflow_mini.explorers import dequantise
+from augflow_mini.explorers import DigitsExplorer, dequantise
 
 NOTEBOOK = "10_discrete_data.ipynb"
 
@@ -41,6 +41,18 @@ def leans_away(mp):
     mp.setattr(dequantise.Bins, "terms", lambda self: original(replace(self, lean=-self.lean)))
 
 
+def rounds_to_the_nearest(mp):
+    """Carry goes back to the nearest integer, not to the one below."""
+    back = dequantize.Carry.inverse
+    mp.setattr(dequantize.Carry, "inverse", lambda self, z: back(self, z + 0.5 / self.levels))
+
+
+def one_digit_ten_times(mp):
+    """All ten digits of the explorer are measured with the image and the noise of the first."""
+    measured = DigitsExplorer.log_weights
+    mp.setattr(DigitsExplorer, "log_weights", lambda self, digit: measured(self, 0))
+
+
 FAULTS = {
     "levels forgotten": (
         [f"discrete-{n}" for n in (1, 3, 4, 5, 6, 8, 9, 10)],
@@ -70,5 +82,22 @@ FAULTS = {
         ("x[:, None] + middle", "x[:, None]"),
     ),
     "learned noise not trained": (["discrete-11"], None, ("optimiser.step(loss)", "loss()")),
+    "rounds to the nearest": (["discrete-14"], rounds_to_the_nearest, None),
+    "y and z exchanged": (
+        ["discrete-15"],
+        None,
+        ("[start[:, :64], end[:, 64:]]", "[end[:, :64], start[:, 64:]]"),
+    ),
+    "paths exchanged": (
+        ["discrete-16", "discrete-17", "discrete-18"],
+        None,
+        ("straight, kept = between(", "kept, straight = between("),
+    ),
+    "one digit ten times": (["discrete-19"], one_digit_ten_times, None),
+    "bound in the place of the gap": (
+        ["discrete-20"],
+        None,
+        ("[bound.value - bound.elbo", "[-bound.elbo"),
+    ),
     "leans away": (["discrete-12", "discrete-13"], leans_away, None),
 }
