@@ -473,6 +473,17 @@ def test_source_joins_files_and_their_imports():
 DONE = "() => !document.querySelector('[role=status]').textContent.includes('computing')"
 
 
+@pytest.mark.parametrize("name", ["bars", "joint", "k samples"])
+def test_a_moment_without_width_is_no_error(name, show):
+    """The style may come after the first picture, and an explorer may be hidden."""
+    page = show(WIDGETS[name]())
+    page.wait_for_function(DONE)
+    for width in ("0px", "20px", ""):
+        page.evaluate("width => document.querySelector('.afx').style.width = width", width)
+        page.evaluate("() => new Promise((d) => requestAnimationFrame(() => setTimeout(d, 50)))")
+    assert page.locator(".afx-error").count() == 0
+
+
 def test_the_page_shows_what_torch_computes(show):
     widget = GapExplorer()
     page = show(widget)
