@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from augflow_mini import bounds, dequantize, image_recipes
+from augflow_mini import bounds, dequantize, experiments, image_recipes
 from augflow_mini.augment import Slice
 from augflow_mini.experiments import image_setups
 
@@ -45,7 +45,61 @@ def posterior_draw_without_log_q(mp):
     mp.setattr(Slice, "forward", lambda self, x: (lambda z, c: (z, 0 * c))(*original(self, x)))
 
 
+def _suite_changed(change):
+    """The digits suite's record with other numbers than were measured."""
+
+    def plant(mp):
+        original = experiments.load_record
+
+        def load(name):
+            record = original(name)
+            if name == "digits-suite":
+                change(record)
+            return record
+
+        mp.setattr(experiments, "load_record", load)
+
+    return plant
+
+
+def _half_the_pixels(record):
+    for cell in record["cells"].values():
+        each = cell["metrics"]["bits"]["each"]
+        cell["metrics"]["bits"]["each"] = [2 * b for b in each]
+
+
+def _divided_by_all(record):
+    """Bits per number that the flow transforms, noise included."""
+    for cell in record["cells"].values():
+        share = 64 / (64 + cell["spec"]["model"].get("noise", 0))
+        each = cell["metrics"]["bits"]["each"]
+        cell["metrics"]["bits"]["each"] = [share * b for b in each]
+
+
+def _sides_swapped(record):
+    for pairs in ("against_realnvp", "against_uniform"):
+        for d in record[pairs].values():
+            d["low"], d["high"] = -d["high"], -d["low"]
+
+
 FAULTS = {
+    "digits divided by half the pixels": (["digits-1"], _suite_changed(_half_the_pixels), None),
+    "differences taken the other way": (
+        ["digits-2", "digits-3"],
+        _suite_changed(_sides_swapped),
+        None,
+    ),
+    "digits divided by D_X + D_E": (["digits-4"], _suite_changed(_divided_by_all), None),
+    "y not replaced": (
+        ["digits-5"],
+        None,
+        ("torch.cat([0 * y, z], 1)", "torch.cat([y, z], 1)"),
+    ),
+    "a straight line between latents": (
+        ["digits-6"],
+        None,
+        ("return h * line(u.norm(), v.norm(), t) / h.norm()", "return h"),
+    ),
     "levels forgotten": (["images-1"], levels_forgotten, None),
     "divided by D_X + D_Z": (["images-1", "images-4"], noise_counted_as_data, None),
     "six channels do not pay": (["images-2"], wider_six, None),
