@@ -5,7 +5,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help book serve test notebooks clean html set-up browser \
-	repository release pdf fuzz test-environments measure
+	repository release pdf fuzz test-environments test-lab measure
 
 # Python 3.11 or newer to make the virtual environment with; `make PYTHON=... book` chooses another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -80,6 +80,9 @@ fuzz: $(INSTALLED) browser ## 10,000 generated cases over layers, flows, recipes
 
 test-environments: ## Colab's packages, oldest and newest torch: long, before a release
 	@$(PYTHON) tests/environments/run.py
+
+test-lab: html browser ## the notebooks with explorers in JupyterLab: long, before a release
+	@$(BIN)/python tests/environments/lab.py
 
 measure: html browser ## time the pages (median of 5) and write the status page
 	@PYTHONPATH=tests $(BIN)/python benchmarks/pages.py

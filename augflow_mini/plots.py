@@ -110,3 +110,20 @@ def show(figure: Figure, alt: str) -> None:
 
     display({"text/plain": alt, "text/html": image_tag(figure, alt)}, raw=True)
     plt.close(figure)  # else the notebook shows it a second time at the end of the cell
+
+
+def still(figure: Figure, alt: str) -> None:
+    """Leave the figure for pages in which no Python runs; where it runs, nothing is seen.
+
+    For a cell with a widget that needs a kernel: `ipywidgets.interact` of a function of your own.
+    The built page shows the picture in the widget's place and says where to run it; with JavaScript
+    on, a browser shows nothing that stands in `<noscript>`.
+
+    Args:
+        figure, alt: as in `show`.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.display import HTML, display
+
+    display(HTML(f"<noscript>{image_tag(figure, alt)}</noscript>"))
+    plt.close(figure)

@@ -35,7 +35,8 @@ def _texts(output: dict) -> list[str]:
     """What an output says in words: printed text, and the text form of a shown object."""
     if output["output_type"] == "stream":
         return [output["text"]]
-    return [output.get("data", {}).get("text/plain", "")]
+    text = output.get("data", {}).get("text/plain", "")
+    return [] if text.startswith("interactive(") else [text]  # the settings of its controls
 
 
 def _is_picture(output: dict) -> bool:
@@ -97,6 +98,13 @@ def pictures_have_text(notebook: dict) -> list[str]:
                     faults.append(f"code cell {number}: an image without alternative text")
                 if len(tag) > IMAGE_LIMIT:
                     faults.append(f"code cell {number}: an image of {len(tag)} bytes")
+        stills = sum(
+            "<noscript><img" in o.get("data", {}).get("text/html", "") for o in cell["outputs"]
+        )
+        if sum(WIDGET in o.get("data", {}) for o in cell["outputs"]) != stills:
+            faults.append(
+                f"code cell {number}: a widget without a picture for pages without Python"
+            )
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown" and re.search(r"!\[\s*\]\(", cell["source"]):
             faults.append("an image in the text without alternative text")
@@ -144,6 +152,8 @@ RULES = [
 
 def test_there_are_notebooks():
     assert NOTEBOOKS
+    sources = [c["source"] for p in NOTEBOOKS for c in _code(nbformat.read(p, as_version=4))]
+    assert any("@interact(" in text and "plots.still(" in text for text in sources)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -197,6 +207,7 @@ def test_a_sound_notebook_passes():
         (numbers_are_compared, "picture.metadata['tags'] = []"),
         (numbers_are_compared, "picture.outputs[0].data['text/plain'] = 'at 0.7'"),
         (pictures_have_text, "picture.outputs[0].data['image/png'] = ''"),
+        (pictures_have_text, "picture.outputs[0].data[WIDGET] = {}"),
         (pictures_have_text, "picture.outputs[0].data['text/html'] = '<img alt=\"\">'"),
         (pictures_have_text, "picture.outputs[0].data['text/html'] = BIG_IMAGE"),
         (pictures_have_text, "number.outputs[0].text = '1' * 500_000"),

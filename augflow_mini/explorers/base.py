@@ -94,10 +94,9 @@ class Explorer(anywidget.AnyWidget):
         return {**control, "min": trait.min, "max": trait.max, "step": trait.metadata["step"]}
 
     def _ipython_display_(self, **options: Any) -> None:
-        from IPython.display import HTML, display
+        from IPython.display import display
 
         bundle, metadata = self._repr_mimebundle_()
         bundle["text/plain"] = self.alt
         display(bundle, metadata=metadata, raw=True)
-        # With JavaScript on, a browser never shows what stands in <noscript>.
-        display(HTML(f"<noscript>{plots.image_tag(self.picture(), self.alt)}</noscript>"))
+        plots.still(self.picture(), self.alt)

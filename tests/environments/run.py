@@ -31,13 +31,16 @@ INDEX = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
 ELSEWHERE = ("apparatus", "book", "claims_faults", "environments", "explorer", "markup")
 ELSEWHERE += ("notebooks", "playground", "project", "publish", "site")
 IN_A_BROWSER = "tests/test_fuzz_files.py::test_no_address_breaks_or_enters_a_page"
+MIME = "application/vnd.jupyter.widget-"
 EXECUTE = """
 import json, sys, nbformat
 from nbclient import NotebookClient
 book = nbformat.read(sys.argv[1], as_version=4)
 here = {"metadata": {"path": "."}}
 NotebookClient(book, kernel_name="python3", timeout=900, resources=here).execute()
-print(json.dumps(book.metadata.get("widgets", {})))
+shown = [o.get("data", {}) for c in book.cells for o in c.get("outputs", [])]
+views = [data[sys.argv[2]]["model_id"] for data in shown if sys.argv[2] in data]
+print(json.dumps([views, book.metadata.get("widgets", {})]))
 """
 
 
@@ -56,12 +59,12 @@ def environment(name: str) -> Path:
         return at
     run(sys.executable, "-m", "venv", "--clear", at)
     pip, asked = [at / "bin/pip", "install", "-q"], HERE / f"{name}.txt"
-    torch = re.search(r"^torch.*$", asked.read_text(), re.MULTILINE)[0]
-    try:
-        urllib.request.urlopen(f"{INDEX}/torch/", timeout=5)
-        run(*pip, "--index-url", INDEX, torch)
-    except OSError:
-        print(f"{INDEX} does not answer: torch comes from pip's default index, perhaps with CUDA")
+    if torch := re.search(r"^torch.*$", asked.read_text(), re.MULTILINE):
+        try:
+            urllib.request.urlopen(f"{INDEX}/torch/", timeout=5)
+            run(*pip, "--index-url", INDEX, torch[0])
+        except OSError:
+            print(f"{INDEX} does not answer: torch comes from pip's default index, perhaps CUDA's")
     run(*pip, "-r", asked)
     (at / ".made").touch()
     return at
@@ -91,6 +94,14 @@ def setup_cell(notebook: Path) -> tuple[str, str]:
     return found[1], found[2]
 
 
+def lost_in_colab(views: list[str], state: dict) -> list[str]:
+    """What is wrong with the saved state of a notebook that shows these widgets."""
+    widgets = state.get(f"{MIME}state+json", {}).get("state", {})
+    binary = sum(bool(widget.get("buffers")) for widget in widgets.values())
+    faults = [f"{binary} widgets hold binary buffers"] if binary else []
+    return faults + [f"no state was saved of {view}" for view in views if view not in widgets]
+
+
 def colab(at: Path) -> list[str]:
     """Faults found in the Colab-like environment."""
     faults: list[str] = []
@@ -111,17 +122,16 @@ def colab(at: Path) -> list[str]:
                 faults.append(f"{notebook.name} installs from elsewhere")
             try:  # in a copy of the book's folder: the library is not beside it
                 said = run(
-                    at / "bin/python", "-c", EXECUTE, notebook.name, cwd=clone / "book", env=env
-                )
-                state = json.loads(said.splitlines()[-1])
+                    at / "bin/python", "-c", EXECUTE, notebook.name, f"{MIME}view+json",
+                    cwd=clone / "book", env=env,
+                )  # fmt: skip
+                views, state = json.loads(said.splitlines()[-1])
             except (RuntimeError, IndexError) as error:
                 faults.append(f"{notebook.name}: {str(error)[-1500:]}")
                 continue
-            widgets = state.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-            binary = [k for k, v in widgets.items() if v.get("buffers")]
-            if binary:
-                faults.append(f"{notebook.name}: {len(binary)} widgets hold binary buffers")
-            print(f"  {notebook.name}: ran; {len(widgets)} widgets, {len(binary)} with buffers")
+            found = lost_in_colab(views, state)
+            faults += [f"{notebook.name}: {fault}" for fault in found]
+            print(f"  {notebook.name}: ran; {len(views)} widgets, {len(found)} faults", flush=True)
             if i == 0:
                 added = sorted(packages(at) - before)
                 lost = sorted(before - packages(at))
