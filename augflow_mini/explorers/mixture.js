@@ -124,7 +124,8 @@ function render({ model, el }) {
       do next.extend(); while (!next.done && performance.now() < until);
       page.redraw();
     }) : null;
-    return { model: chosen.name, x, log_prob: logProb, elbo, gap, error, ...means };
+    const mean = means && { mean_nll: means.nll, model_error: means.error, mean_gap: means.gap };
+    return { model: chosen.name, x, log_prob: logProb, elbo, gap, ...mean };
   }
 
   const end = mount({ model, el }, {
