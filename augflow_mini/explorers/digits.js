@@ -76,7 +76,7 @@ function render({ model, el }) {
       },
       {
         name: "order",
-        caption: "Sorted by the gap; lines: 95 % of the noise",
+        caption: "Sorted by the gap, with 95 % intervals",
         legend: [["gap", "purple", "hatch"], ["bits/dim", "blue", "block"]],
       },
     ],

@@ -104,9 +104,7 @@ class DigitsExplorer(Explorer):
 
     start = traitlets.Int(3, min=0, max=9).tag(sync=True, label="from digit", step=1)
     end = traitlets.Int(8, min=0, max=9).tag(sync=True, label="to digit", step=1)
-    alpha = traitlets.Float(0.5, min=0.0, max=1.0).tag(
-        sync=True, label="share α of the way", step=0.05
-    )
+    alpha = traitlets.Float(0.5, min=0.0, max=1.0).tag(sync=True, label="share α", step=0.05)
     seed = traitlets.Int(1, min=1, max=20).tag(sync=True, label="noise, seed", step=1)
     spec = traitlets.Dict().tag(sync=True)
     images = traitlets.List().tag(sync=True)

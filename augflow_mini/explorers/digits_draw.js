@@ -89,7 +89,7 @@ export function drawWay(page, { steps, strips, here, images, alpha, radius }) {
   return plot;
 }
 
-/* Ten digits by their gap: gap and bits/dim with 95 % of the noise, the images below. Returns the order. */
+/* Ten digits by their gap: gap and bits/dim with 95 % intervals over the noise, the images below. Returns the order. */
 export function drawOrder(page, images, found, chosen) {
   const svg = page.svg.order, width = page.width("order"), n = found.length, tall = 116, low = tall + 56, flat = 76;
   const each = (width - 44) / n, cell = 8 * Math.floor(Math.min(40, each - 4) / 8), at = low + flat + 14;
