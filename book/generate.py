@@ -294,8 +294,8 @@ PAGES = {
 
 
 if __name__ == "__main__":
+    for path in chapters():
+        if path.suffix == ".md":  # first: the pages below look at what these hold
+            path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
     for name, make in PAGES.items():
         (BOOK / name).write_text(make(), encoding="utf-8")
-    for path in chapters():
-        if path.suffix == ".md":
-            path.write_text(filled(prose(path)), encoding="utf-8")

@@ -82,9 +82,11 @@ PROGRAMMES: dict[str, tuple[Job, ...]] = {
 def step_seconds(setup: Setup, device: torch.device, amp: str | None) -> float:
     """Measured time of one eager step's loss and gradient, the median of three; seconds.
 
-    On computed images, so that a plan needs no data; on a CPU four of them, times the batch.
+    On computed images, so that a plan needs no data. On a CPU a part of a batch of large images
+    stands for the whole.
     """
-    few = setup.batch if device.type == "cuda" else min(4, setup.batch)
+    part = max(1, 2**14 // math.prod(setup.shape))
+    few = setup.batch if device.type == "cuda" else min(part, setup.batch)
     made = made_images(max(32, few), setup.shape)
     flow = prepare(setup, made, seed=0, device=device).train()
     x = made[:few].float().to(device)

@@ -138,7 +138,9 @@ def setups() -> dict[str, Setup]:
         out[f"mnist-cpu-{name}"] = Setup("mnist", model, options, (1, 28, 28), **short)
     for channels, filters in ((3, 96), (6, 55)):
         options = dict(steps=4, filters=filters, extra=channels - 3)
-        out[f"cifar10-cpu-{channels}ch"] = Setup("cifar10", "glow", options, **short)
+        out[f"cifar10-cpu-{channels}ch"] = Setup(
+            "cifar10", "glow", options, **{**short, "steps": 300}
+        )
     return out
 
 

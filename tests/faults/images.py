@@ -115,5 +115,13 @@ FAULTS = {
         None,
         ("codecs-cifar10-3x8x8", "codecs-cifar10-3x32x32"),
     ),
+    "standard error for the bound": (
+        ["images-9"],
+        None,
+        (
+            'r["metrics"]["bound"]["mean"]\n            for',
+            'r["metrics"]["bound_se"]["mean"]\n            for',
+        ),
+    ),
     "EUBO without log q": (["images-8"], posterior_draw_without_log_q, None),
 }
