@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .transform import checked_count
+
 
 class MLP(nn.Module):
     """Fully connected network (B, inputs) -> (B, outputs).
@@ -20,7 +22,7 @@ class MLP(nn.Module):
             1 keeps torch's initialisation. A zero start can sit on a plateau and ignore e.
 
     Raises:
-        ValueError: the input's width is not `inputs`.
+        ValueError: a width is no whole number, or too small; the input's width is not `inputs`.
     """
 
     def __init__(
@@ -33,7 +35,9 @@ class MLP(nn.Module):
         last_gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.inputs = inputs
+        self.inputs = inputs = checked_count(inputs, "MLP: inputs", least=0)
+        outputs = checked_count(outputs, "MLP: outputs")
+        hidden = [checked_count(width, "MLP: a hidden width") for width in hidden]
         widths = [max(inputs, 1), *hidden]  # a constant 1 stands in for no inputs
         body: list[nn.Module] = []
         for a, b in zip(widths[:-1], widths[1:], strict=True):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transform import Transform, check_width, checked_block
+from .transform import Transform, check_width, checked_block, checked_count
 
 
 class Permute(Transform):
@@ -27,7 +27,7 @@ class Permute(Transform):
 
     def __init__(self, order: Sequence[int]) -> None:
         super().__init__()
-        order = [int(i) for i in order]
+        order = [checked_count(i, "Permute: a number of order", least=0) for i in order]
         if sorted(order) != list(range(len(order))):
             raise ValueError(
                 f"Permute: {order} is not a permutation of 0 .. {len(order) - 1}, expected each once"

@@ -50,9 +50,12 @@ REFUSED = {
         "features 0:4 | shape (4, 2)",
     ),
     "order of a permutation": (
-        lambda: am.Permute("31"),
+        lambda: am.Permute((3, 1)),
         "[3, 1] | permutation of 0 .. 1 | each once",
     ),
+    "an order of letters": (lambda: am.Permute("x"), "of order is 'x' | an integer of at least 0"),
+    "an output width below 0": (lambda: am.MLP(1, -1), "MLP: outputs is -1 | at least 1"),
+    "half a hidden width": (lambda: am.MLP(1, 1, hidden=(2.5,)), "hidden width is 2.5 | an integer"),
     "a layer in float32": (
         lambda: am.check_transform(am.InvertibleLinear(2), x2.double()),
         "holds torch.float32 | layer.double()",

@@ -89,8 +89,8 @@ def load_record(name: str, *, folder: str | os.PathLike = RECORDS) -> dict:
         ) from error
     if not isinstance(content, dict) or content.get("seal") != seal(content):
         raise ValueError(
-            f"record {path} was changed after it was written: content and seal do not match. "
-            "Numbers come from runs only: restore the file, or run the experiment again"
+            f"record {path} was changed after it was written: content and seal do not match "
+            "(numbers come from runs only); restore the file, or run the experiment again"
         )
     return content
 
