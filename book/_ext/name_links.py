@@ -1,7 +1,8 @@
-"""Sphinx extension: a public name in code font, on any page, leads to the library reference.
+"""Sphinx extension: names lead to what they name, `AffineCoupling` to the library reference, and
+gap-1 to the cell of that claim.
 
-Chapters stay plain Markdown; `AffineCoupling` in their text becomes a link only in the built book.
-The headings of reference.md say which names there are.
+Chapters stay plain Markdown; the names in their text become links only in the built book. The
+headings of reference.md say which public names there are, the links of claims.md which claims.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from sphinx.application import Sphinx
 
 PAGE = "book/reference"
 HEADING = re.compile(r"^#{3,4} (?P<heading>(?:class )?(?P<name>[\w.]+))$", re.MULTILINE)
+CLAIMS = "book/claims"
+CLAIM = re.compile(r'href="(?P<page>\w+)\.html#claim-(?P<id>[a-z]+-\d+)"')
 CALL = re.compile(r"\(.*\)$", re.DOTALL)
 
 
@@ -38,6 +41,32 @@ def _link(app: Sphinx, doctree: nodes.document, page: str) -> None:
         link += literal
 
 
+def _link_claims(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    if app.builder.format != "html" or page == CLAIMS or CLAIMS not in app.env.found_docs:
+        return
+    ledger = Path(app.env.doc2path(CLAIMS)).read_text(encoding="utf-8")
+    where = {match["id"]: f"book/{match['page']}" for match in CLAIM.finditer(ledger)}
+    named = re.compile(r"\b([a-z]+-\d+)\b")
+    closed = (nodes.reference, nodes.title, nodes.literal, nodes.literal_block, nodes.math)
+    for text in list(doctree.findall(nodes.Text)):
+        parts = named.split(text.astext())  # text, id, text, ...
+        siblings = text.parent.children
+        before = siblings[siblings.index(text) - 1].astext() if siblings[0] is not text else ""
+        linked = before.startswith("<a ") or any(isinstance(n, closed) for n in _above(text))
+        if linked or not where.keys() & set(parts[1::2]):
+            continue
+        new: list[nodes.Node] = []
+        for i, part in enumerate(parts):
+            if i % 2 and part in where:
+                uri = app.builder.get_relative_uri(page, where[part]) + f"#claim-{part}"
+                link = nodes.reference("", "", refuri=uri, internal=True, classes=["name-link"])
+                new.append(link)
+                link += nodes.Text(part)
+            elif part:
+                new.append(nodes.Text(part))
+        text.parent.replace(text, new)
+
+
 def _above(node: nodes.Node):
     while node.parent is not None:
         node = node.parent
@@ -46,4 +75,5 @@ def _above(node: nodes.Node):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-resolved", _link)
+    app.connect("doctree-resolved", _link_claims)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
