@@ -44,7 +44,7 @@ function render({ model, el }) {
       ["gap ≥, nats", at ? plusMinus(at.gap, at.gapSe, 2) : "computing", "purple"],
       ["NLL ≤, nats", at ? fixed(at.nll, 2) : "computing", "blue"],
       ["bits/dim ≤", at ? plusMinus(at.bits, at.bitsSe, 2) : "computing", "blue"],
-      ["z kept: off by", fixed(zKept, 2), "muted"], ["y kept: off by", fixed(yKept, 2), "muted"],
+      ["z, y kept: off by", `${fixed(zKept, 2)}, ${fixed(yKept, 2)}`, "muted"],
       ["norms at α", `${fixed(norm(here.line), 2)}, ${fixed(norm(here.kept), 2)}`, "ink"],
     ], `Digit ${start}, on the way to ${end}: α = ${fixed(alpha, 2)}; noise ${seed}. From all of (y, z) `
       + `${differ ? `${differ} pixels differ` : "every pixel comes back"}. ${remark(found)}`);
