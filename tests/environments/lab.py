@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 from run import MIME, ROOT, environment
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -128,6 +128,10 @@ def run_all(page: Page) -> list[str]:
                      .then(() => { window.ranAll = true; }); }"""
     )
     page.wait_for_function("() => window.ranAll")
+    cells = "window.jupyterapp.shell.currentWidget.content.widgets"
+    for i in range(page.evaluate(f"{cells}.length")):  # what never was in sight may not be drawn
+        page.evaluate(f"{cells}[{i}].node.scrollIntoView()")
+        page.wait_for_timeout(50)
     return page.evaluate(
         """() => window.jupyterapp.shell.currentWidget.content.widgets.flatMap((cell) =>
              (cell.model.sharedModel.outputs || []).filter((o) => o.output_type === "error")
@@ -202,7 +206,13 @@ def check(path: Path, address: str, page: Page, still: Page) -> list[str]:
     page.goto(address.format(path.name))
     faults = [f"error in a cell: {error}" for error in run_all(page)]
     for one in (still, page):
-        one.wait_for_function("n => document.querySelectorAll('.afx').length === n", arg=count)
+        try:
+            one.wait_for_function(
+                "n => document.querySelectorAll('.afx').length === n", arg=count, timeout=60_000
+            )
+        except TimeoutError:
+            drawn = one.locator(".afx").count()
+            return faults + [f"{drawn} explorers drawn in {one.url[:60]}, {count} in the book"]
     faults += differing(statuses(still), statuses(page))
     moved, same = move(page), move(still)
     faults += differing(statuses(still), statuses(page))
