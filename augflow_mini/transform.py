@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +138,7 @@ class Chain(Transform):
         self, x: Tensor, layers: Iterable[Transform], *, backwards: bool
     ) -> tuple[Tensor, Tensor]:
         total = 0.0  # a float takes dtype and device from the first contribution
-        for cut, run in groupby(layers, key=attrgetter("cut")):
+        for cut, run in _runs(layers):
             if cut is not None and cut[1] == x.shape[1]:
                 x, contrib = _run_halves(x, cut[0], run, backwards=backwards)
                 total = total + contrib
@@ -224,6 +222,17 @@ class On(Transform):
 
     def extra_repr(self) -> str:
         return f"block={self.block.start}:{self.block.stop}"
+
+
+def _runs(layers: Iterable[Transform]) -> list[tuple[tuple[int, int] | None, list[Transform]]]:
+    """Neighbours of one cut, together: `itertools.groupby`, which torch 2.6 cannot compile."""
+    runs: list[tuple[tuple[int, int] | None, list[Transform]]] = []
+    for layer in layers:
+        if runs and runs[-1][0] == layer.cut:
+            runs[-1][1].append(layer)
+        else:
+            runs.append((layer.cut, [layer]))
+    return runs
 
 
 def _run_halves(
