@@ -6,6 +6,8 @@ coupling), networks 3x3 - 1x1 - 3x3 of one width. Exp scales where the library h
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -109,15 +111,18 @@ def freia(hidden: int) -> NllModel:
     return NllModel(inn, log_prob)
 
 
-def floor(hidden: int) -> NllModel:
-    """The coupling networks alone, fed with slices of the squeezed image."""
+def floor(hidden: int, *, pass_on: bool = False) -> NllModel:
+    """The coupling networks alone, fed with slices of the squeezed image.
+
+    `pass_on` asks for the gradient of their inputs too, as what stands before them in a flow does.
+    """
     nets, c = nn.ModuleList(), SHAPE[0]
     for _ in range(SCALES):
         c *= 4
         nets.extend(conv_net(c // 2, c, hidden) for _ in range(STEPS))
 
     def log_prob(x: Tensor) -> Tensor:
-        total = 0.0
+        total, x = 0.0, x.detach().requires_grad_(pass_on)
         for i, net in enumerate(nets):
             if i % STEPS == 0:
                 x = nn.functional.pixel_unshuffle(x, 2)
@@ -128,3 +133,4 @@ def floor(hidden: int) -> NllModel:
 
 
 GLOW = {"ours": ours, "normflows": normflows, "nflows": nflows, "FrEIA": freia, "floor": floor}
+GLOW["floor, gradients passed on"] = partial(floor, pass_on=True)

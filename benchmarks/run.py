@@ -122,7 +122,7 @@ def glow(rounds: int) -> dict:
     """Glow-like, 3 x 32 x 32, hidden width 64, batch 32."""
     torch.manual_seed(0)
     x = torch.randn(32, *images.SHAPE)
-    names = [k for k in images.GLOW if k in ("ours", "floor") or k in installed()]
+    names = [k for k in images.GLOW if k not in LIBRARIES or k in installed()]
     models = {name: images.GLOW[name](64) for name in names}
     for model in models.values():
         model.log_prob(x)  # norms initialise themselves
