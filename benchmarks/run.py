@@ -14,10 +14,13 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +139,38 @@ def glow(rounds: int) -> dict:
     }
 
 
+def inductor(rounds: int) -> dict | None:
+    """The 2-D RealNVP through torch.compile, and what compiling costs; None without a compiler."""
+    if not shutil.which("g++"):
+        return None
+    torch._inductor.config.compile_threads = 1  # so that all of its time is this process's
+    out: dict = {}
+    with tempfile.TemporaryDirectory() as cache:  # cold: nothing compiled before is found
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        for batch in (256,):
+            torch.manual_seed(0)
+            torch._dynamo.reset()
+            flow, x = Flow(realnvp(2, couplings=8), StandardNormal(2)), torch.randn(batch, 2)
+            compiled = images.NllModel(flow, torch.compile(flow.log_prob, dynamic=False))
+            models = {"ours": flow, "inductor": compiled}
+            before = _processor(), time.perf_counter()
+            steps = {k: training(m, x) for k, m in models.items()}
+            steps["inductor"]()
+            seconds = _processor() - before[0], time.perf_counter() - before[1]
+            out[str(batch)] = {
+                "compile_cpu_s": seconds[0],
+                "compile_wall_s": seconds[1],
+                "train": interleaved(steps, rounds),
+                "log_prob": interleaved({k: densities(m, x) for k, m in models.items()}, rounds),
+            }
+    return out
+
+
+def _processor() -> float:
+    """Seconds of processor that this process and its finished children took."""
+    return sum(os.times()[:4])
+
+
 def importance(k: int) -> dict:
     """Time and extra memory of L_K at batch 16, in this (fresh) process. Linux only."""
     torch.manual_seed(0)
@@ -188,9 +223,10 @@ def show(title: str, table: dict[str, dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--only", choices=["flow2d", "glow", "importance"])
+    parser.add_argument("--only", choices=["flow2d", "glow", "inductor", "importance"])
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--add", action="store_true", help="keep the other parts of --out")
     parser.add_argument("--k", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -216,6 +252,12 @@ def main() -> None:
     if args.only in (None, "glow"):
         result["glow"] = glow(max(3, args.rounds // 6))
         show("Glow-like 3x32x32, training step, batch 32", result["glow"]["train"])
+    if args.only in (None, "inductor"):
+        result["inductor"] = inductor(args.rounds)
+        for batch, part in (result["inductor"] or {}).items():
+            print(f"\ncompiled in {part['compile_cpu_s']:.0f} s of processor")
+            for what in ("train", "log_prob"):
+                show(f"2-D RealNVP through inductor, {what}, batch {batch}", part[what])
     if args.only in (None, "importance"):
         result["importance"] = importance_curve(args.threads)
         for row in result["importance"]:
@@ -224,6 +266,8 @@ def main() -> None:
                 f"{row['extra_MiB']:6.1f} MiB extra"
             )
     if args.out:
+        if args.add:
+            result = json.loads(args.out.read_text()) | result
         args.out.write_text(json.dumps(result, indent=1) + "\n")
         print(f"\nwritten to {args.out}")
 

@@ -43,6 +43,8 @@ from augflow_mini import (
     randomise,
     realnvp,
     realnvp_image,
+    vae,
+    vflow,
     vflow_image,
     vflow_mini,
 )
@@ -457,6 +459,40 @@ def test_compiled_recipe_says_the_same(name):
     again.mean().backward()
     assert torch.allclose(again, eager, rtol=1e-5)
     torch._dynamo.reset()
+
+
+PLANE = {
+    "realnvp": (lambda: realnvp(2, couplings=2, linear=True), 2),
+    "vae": (lambda: vae(2, 1), 3),
+    "anf": (lambda: anf(2, 2, steps=2), 4),
+    "hierarchical anf": (lambda: hierarchical_anf(2, [1, 1]), 4),
+    "cif": (lambda: cif(2, 1, steps=1, couplings=2), 2),
+    "vflow": (lambda: vflow(2, 2, joint=realnvp(4, couplings=2)), 4),
+}
+
+
+def plane_flow(name):
+    make, width = PLANE[name]
+    torch.manual_seed(0)
+    return Flow(make(), StandardNormal(width)), torch.randn(64, 2)
+
+
+def log_weight_and_gradients(log_weight, x, parameters):
+    torch.manual_seed(1)
+    log_w = log_weight(x)
+    return log_w, torch.autograd.grad(log_w.mean(), [*parameters])
+
+
+@pytest.mark.parametrize("name", PLANE)
+def test_recipe_of_vectors_takes_half_precision(name):
+    flow, x = plane_flow(name)
+    full, _ = log_weight_and_gradients(flow.log_weight, x, flow.parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half, gradients = log_weight_and_gradients(flow.log_weight, x, flow.parameters())
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, full)  # something ran in half precision
+    assert (half - full).abs().mean() < 0.02 * full.abs().mean()
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
 
 
 # ---- checks that may be switched off -----------------------------------------------------------

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from augflow_mini import images
+from augflow_mini import images, mirrors
 
 N = 6  # images in each made CIFAR-10 batch
 
@@ -53,21 +53,21 @@ def made(monkeypatch, tmp_path):
     """Small made data sets in place of the real ones; no cache, no folder, no network."""
     rng = np.random.default_rng(0)
     cifar = {}
-    for name in images.SHA256["cifar10"]:
+    for name in mirrors.SHA256["cifar10"]:
         records = rng.integers(0, 256, (N, 3073), dtype=np.uint8)
         records[:, 0] %= 10
         cifar[name] = records.tobytes()
     mnist = {}
-    for name in images.IDX:
+    for name in mirrors.IDX:
         shape = (12, 28, 28) if "images" in name else (12,)
         mnist[name] = idx(rng.integers(0, 10, shape, dtype=np.uint8))
     files = {"cifar10": cifar, "mnist": mnist, "fashion-mnist": mnist}
     sums = {d: {n: sha(raw) for n, raw in group.items()} for d, group in files.items()}
-    monkeypatch.setattr(images, "SHA256", sums)
-    monkeypatch.setattr(images, "CIFAR_BATCH", N)
+    monkeypatch.setattr(mirrors, "SHA256", sums)
+    monkeypatch.setattr(mirrors, "CIFAR_BATCH", N)
     monkeypatch.setattr(images, "VALID", 4)
-    monkeypatch.setattr(images, "PAUSE", 0.01)
-    monkeypatch.setattr(images, "MIRRORS", {"mnist": (), "fashion-mnist": ()})
+    monkeypatch.setattr(mirrors, "PAUSE", 0.01)
+    monkeypatch.setattr(mirrors, "MIRRORS", {"mnist": (), "fashion-mnist": ()})
     monkeypatch.setenv("AUGFLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("AUGFLOW_DATA", raising=False)
     return files
@@ -210,12 +210,12 @@ def test_doctored_file_in_the_folder_is_an_error(made, monkeypatch, tmp_path, fo
 def test_damaged_cache_is_replaced_never_used(made, monkeypatch, tmp_path):
     monkeypatch.setenv("AUGFLOW_DATA", str(folder(tmp_path / "data", made, "mnist", "gz")))
     good = images.mnist(download=False)
-    path = tmp_path / "cache" / "mnist" / images.IDX[0]
+    path = tmp_path / "cache" / "mnist" / mirrors.IDX[0]
     path.write_bytes(path.read_bytes()[:-1] + b"\x01\x02")
     with pytest.warns(UserWarning, match="damaged"):
         again = images.mnist(download=False)
-    assert (again.train == good.train).all() and sha(path.read_bytes()) == images.SHA256["mnist"][
-        images.IDX[0]
+    assert (again.train == good.train).all() and sha(path.read_bytes()) == mirrors.SHA256["mnist"][
+        mirrors.IDX[0]
     ]
     monkeypatch.delenv("AUGFLOW_DATA")
     path.write_bytes(b"broken")
@@ -244,7 +244,7 @@ def test_cache_that_cannot_be_written_does_not_stop_the_data(made, monkeypatch, 
 
 
 def serve_mnist(host, made, monkeypatch):
-    monkeypatch.setattr(images, "MIRRORS", {"mnist": (host.url + "a/", host.url + "b/")})
+    monkeypatch.setattr(mirrors, "MIRRORS", {"mnist": (host.url + "a/", host.url + "b/")})
     for mirror in "ab":
         for name, raw in made["mnist"].items():
             host.pages[f"/{mirror}/{name}.gz"] = [gzip.compress(raw)]
@@ -259,7 +259,7 @@ def test_download_comes_from_the_first_mirror_and_is_cached(made, host, monkeypa
 
 def test_a_busy_host_is_asked_again(made, host, monkeypatch):
     serve_mnist(host, made, monkeypatch)
-    page = f"/a/{images.IDX[0]}.gz"
+    page = f"/a/{mirrors.IDX[0]}.gz"
     host.pages[page] = [503, *host.pages[page]]
     images.mnist(progress=False)
     assert host.asked.count(page) == 2 and not any(p.startswith("/b/") for p in host.asked)
@@ -267,17 +267,17 @@ def test_a_busy_host_is_asked_again(made, host, monkeypatch):
 
 def test_a_silent_host_times_out_and_the_next_one_serves(made, host, monkeypatch):
     serve_mnist(host, made, monkeypatch)
-    monkeypatch.setattr(images, "TIMEOUT", 0.2)
-    monkeypatch.setattr(images, "TRIES", 2)
-    host.pages[f"/a/{images.IDX[0]}.gz"] = [1.0]
+    monkeypatch.setattr(mirrors, "TIMEOUT", 0.2)
+    monkeypatch.setattr(mirrors, "TRIES", 2)
+    host.pages[f"/a/{mirrors.IDX[0]}.gz"] = [1.0]
     began = time.monotonic()
     images.mnist(progress=False)
-    assert time.monotonic() - began < 5 and f"/b/{images.IDX[0]}.gz" in host.asked
+    assert time.monotonic() - began < 5 and f"/b/{mirrors.IDX[0]}.gz" in host.asked
 
 
 def test_a_host_that_says_no_is_not_asked_twice(made, host, monkeypatch):
     serve_mnist(host, made, monkeypatch)
-    page = f"/a/{images.IDX[0]}.gz"
+    page = f"/a/{mirrors.IDX[0]}.gz"
     host.pages[page] = [404]
     images.mnist(progress=False)
     assert host.asked.count(page) == 1
@@ -285,7 +285,7 @@ def test_a_host_that_says_no_is_not_asked_twice(made, host, monkeypatch):
 
 def test_a_connection_cut_short_is_tried_again(made, host, monkeypatch):
     serve_mnist(host, made, monkeypatch)
-    page = f"/a/{images.IDX[0]}.gz"
+    page = f"/a/{mirrors.IDX[0]}.gz"
     whole = host.pages[page][0]
     host.pages[page] = [(whole[:50], len(whole)), whole]
     assert len(images.mnist(progress=False).train) == 8 and host.asked.count(page) == 2
@@ -293,7 +293,7 @@ def test_a_connection_cut_short_is_tried_again(made, host, monkeypatch):
 
 def test_tampered_downloads_never_get_through(made, host, monkeypatch, tmp_path):
     serve_mnist(host, made, monkeypatch)
-    name = images.IDX[0]
+    name = mirrors.IDX[0]
     evil = bytearray(made["mnist"][name])
     evil[20] ^= 1
     host.pages[f"/a/{name}.gz"] = [gzip.compress(bytes(evil))]
@@ -318,8 +318,8 @@ def archive(made, doctored=None):
 
 
 def test_cifar10_falls_back_to_its_original_host(made, host, monkeypatch):
-    monkeypatch.setattr(images, "CIFAR_PARQUET", host.url)
-    monkeypatch.setattr(images, "CIFAR_ORIGINAL", host.url + "c.tar.gz")
+    monkeypatch.setattr(mirrors, "CIFAR_PARQUET", host.url)
+    monkeypatch.setattr(mirrors, "CIFAR_ORIGINAL", host.url + "c.tar.gz")
     host.pages["/c.tar.gz"] = [archive(made)]
     with pytest.warns(UserWarning, match="40 to 60 minutes"):
         data = images.cifar10(progress=False)
@@ -327,8 +327,8 @@ def test_cifar10_falls_back_to_its_original_host(made, host, monkeypatch):
 
 
 def test_cifar10_doctored_archive_is_refused(made, host, monkeypatch):
-    monkeypatch.setattr(images, "CIFAR_PARQUET", host.url)
-    monkeypatch.setattr(images, "CIFAR_ORIGINAL", host.url + "c.tar.gz")
+    monkeypatch.setattr(mirrors, "CIFAR_PARQUET", host.url)
+    monkeypatch.setattr(mirrors, "CIFAR_ORIGINAL", host.url + "c.tar.gz")
     host.pages["/c.tar.gz"] = [archive(made, doctored=made["cifar10"]["data_batch_1.bin"])]
     with (
         pytest.warns(UserWarning),
@@ -343,14 +343,14 @@ def records(raw):
 
 def test_batches_are_recognised_in_any_order(made):
     order = [f"data_batch_{i}.bin" for i in (4, 3, 2, 5, 1)]
-    found = images._official_batches(np.concatenate([records(made["cifar10"][n]) for n in order]))
+    found = mirrors.official_batches(np.concatenate([records(made["cifar10"][n]) for n in order]))
     assert found == {n: made["cifar10"][n] for n in order}
 
 
 def test_records_that_are_no_official_batch_are_refused(made):
     mixed = records(made["cifar10"]["data_batch_1.bin"])[::-1]
-    with pytest.raises(images._Failed, match="no official batch"):
-        images._official_batches(mixed)
+    with pytest.raises(mirrors.Failed, match="no official batch"):
+        mirrors.official_batches(mixed)
 
 
 def test_cifar10_from_parquet(made, host, monkeypatch):
@@ -368,7 +368,7 @@ def test_cifar10_from_parquet(made, host, monkeypatch):
         pa.parquet.write_table(pa.Table.from_pylist(rows), out)
         return out.getvalue()
 
-    monkeypatch.setattr(images, "CIFAR_PARQUET", host.url)
+    monkeypatch.setattr(mirrors, "CIFAR_PARQUET", host.url)
     train = parquet([f"data_batch_{i}.bin" for i in (4, 3, 2, 5, 1)])
     host.pages["/train-00000-of-00001.parquet"] = [train]
     host.pages["/test-00000-of-00001.parquet"] = [parquet(["test_batch.bin"])]

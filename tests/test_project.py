@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.metadata as metadata
+import io
 import json
 import re
 import subprocess
 import sys
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -120,3 +123,47 @@ def test_two_builds_at_once_take_turns(tmp_path):
     torn = makefile.replace("$(call timed,build); $(alone);", "$(call timed,build);")
     assert torn != makefile
     assert _two_builds(tmp_path / "without", torn) == "ssee"
+
+
+# ---- files that a reader can hold ------------------------------------------------------------
+
+LINES = 260  # of code: empty lines, comments and docstrings not counted
+
+
+def code_lines(source):
+    """How many lines of a Python source hold code."""
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    ]
+    doc = {n for text in texts for n in range(text.lineno, text.end_lineno + 1)}
+    no_code = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    code = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in no_code and token.string:
+            code.update(range(token.start[0], token.end[0] + 1))
+    return len(code - doc)
+
+
+def script_lines(source):
+    """The same for JavaScript."""
+    source = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
+    return sum(
+        bool(line.strip()) and not line.strip().startswith("//") for line in source.split("\n")
+    )
+
+
+def test_lines_of_code_are_counted_right():
+    assert code_lines('"""One\ntwo."""\n\nx = 1  # three\n# four\ny = f(\n    1\n)\n') == 4
+    assert script_lines("/* one\ntwo */\nlet a = 1; // three\n\n  // four\nb();\n") == 2
+
+
+def test_no_file_is_longer_than_a_reader_can_hold():
+    folders = ("augflow_mini", "benchmarks", "book/_ext")
+    sizes = {p: code_lines(p.read_text()) for f in folders for p in (ROOT / f).rglob("*.py")}
+    sizes |= {p: script_lines(p.read_text()) for p in (ROOT / "augflow_mini").rglob("*.js")}
+    assert len(sizes) > 80
+    assert {str(p.relative_to(ROOT)): n for p, n in sizes.items() if n > LINES} == {}
