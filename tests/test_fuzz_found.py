@@ -144,3 +144,9 @@ def test_the_ledger_refuses_what_is_no_notebook(text, tmp_path):
     path = tmp_path / "a.ipynb"
     path.write_bytes(text)
     assert_explains(lambda: claims.page([path]), "a.ipynb is no notebook | restore it")
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff", b"[" * 9999])
+def test_what_is_no_record_is_refused(text, tmp_path):
+    (tmp_path / "one.json").write_bytes(text)
+    assert_explains(lambda: load_record("one", folder=tmp_path), "one.json | restore the file")

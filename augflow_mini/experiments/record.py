@@ -83,7 +83,7 @@ def load_record(name: str, *, folder: str | os.PathLike = RECORDS) -> dict:
         raise ValueError(f"there is no record {name!r} in {folder}; there are: {known}")
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # brackets nested too deep
         raise ValueError(
             f"record {path} is no JSON ({error}); restore the file, or run the experiment again"
         ) from error

@@ -55,7 +55,7 @@ def one_digit_ten_times(mp):
 
 FAULTS = {
     "levels forgotten": (
-        [f"discrete-{n}" for n in (1, 3, 4, 5, 6, 8, 9, 10)],
+        [f"discrete-{n}" for n in (1, 3, 4, 5, 6, 8, 9, 10, 21)],
         levels_forgotten,
         None,
     ),
