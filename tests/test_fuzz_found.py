@@ -9,6 +9,7 @@ from by_hand import F64, assert_explains, begin, model
 import augflow_mini as am
 from augflow_mini import claims, fit, integrate
 from augflow_mini.checkpoint import load_tensors, to_bytes
+from augflow_mini.experiments.record import load_record
 from augflow_mini.trainer import KIND
 
 
