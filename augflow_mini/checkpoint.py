@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 
 import torch
@@ -56,12 +57,15 @@ def load_tensors(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, holds more than plain tensors and containers, or is of
-            another kind.
+        ValueError: the file is truncated or damaged, holds more than plain tensors and containers,
+            or is of another kind.
     """
     path = Path(path)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+        with zipfile.ZipFile(path) as archive:  # torch reads past a flipped bit, check sums do not
+            if part := archive.testzip():
+                raise ValueError(f"the check sum of its part {part} is wrong")
     except FileNotFoundError:
         raise
     except Exception as error:  # pickle, zip, C++: they have no common class

@@ -151,3 +151,15 @@ def test_the_ledger_refuses_what_is_no_notebook(text, tmp_path):
 def test_what_is_no_record_is_refused(text, tmp_path):
     (tmp_path / "one.json").write_bytes(text)
     assert_explains(lambda: load_record("one", folder=tmp_path), "one.json | restore the file")
+
+
+def test_a_flipped_bit_in_a_checkpoints_numbers_is_refused(tmp_path):
+    path = tmp_path / "run.ckpt"
+    options = dict(batch=8, lr=0.1, seed=0, checkpoint=path, progress=False)
+    flow = anf()
+    fit(flow, torch.randn(40, 2), steps=3, **options)
+    whole = bytearray(path.read_bytes())
+    numbers = max(flow.parameters(), key=torch.numel).detach().numpy().tobytes()
+    whole[whole.index(numbers) + 2] ^= 1
+    path.write_bytes(whole)
+    assert_explains(lambda: load_tensors(path, kind=KIND), "check sum | damaged | Delete it")
