@@ -203,7 +203,7 @@ class Trainer:
             if len(fit.loss) != fit.step:
                 raise ValueError(f"{len(fit.loss)} losses for {fit.step} steps")
         expected = self.identity()
-        differ = [k for k in expected if came.get(k) != expected[k]]
+        differ = [k for k in expected if repr(came.get(k)) != repr(expected[k])]
         if expected["decay"] is None and "steps" in differ and fit.step < expected["steps"]:
             differ.remove("steps")  # a longer run of the same kind
         if differ:

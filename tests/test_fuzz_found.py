@@ -125,13 +125,16 @@ def test_a_matrix_acts_at_any_number_of_places():
     assert contrib.shape == (2,) and layer(x[..., :0])[0].shape == (2, 3, 2, 2, 0)
 
 
-@pytest.mark.parametrize("part", ["run", "model", "optimizer", "fit"])
+@pytest.mark.parametrize("part", ["run", "model", "optimizer", "fit", "a setting"])
 def test_a_checkpoint_with_a_part_missing_is_refused_and_touches_no_model(part, tmp_path):
     data, path = torch.randn(40, 2), tmp_path / "run.ckpt"
     options = dict(batch=8, lr=0.1, seed=0, checkpoint=path, progress=False)
     fit(anf(), data, steps=3, **options)
     content = load_tensors(path, kind=KIND)
-    content[part] = {}
+    if part == "a setting":
+        content["run"]["batch"] = torch.zeros(0)
+    else:
+        content[part] = {}
     path.write_bytes(to_bytes(content))
     flow = anf()
     before = [p.clone() for p in flow.parameters()]

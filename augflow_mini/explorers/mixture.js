@@ -124,8 +124,8 @@ function render({ model, el }) {
       do next.extend(); while (!next.done && performance.now() < until);
       page.redraw();
     }) : null;
-    const mean = means && { mean_nll: means.nll, model_error: means.error, mean_gap: means.gap };
-    return { model: chosen.name, x, log_prob: logProb, elbo, gap, ...mean };
+    const averages = means && { mean_nll: means.nll, model_error: means.error, mean_gap: means.gap };
+    return { model: chosen.name, x, log_prob: logProb, elbo, gap, ...averages };
   }
 
   const end = mount({ model, el }, {
