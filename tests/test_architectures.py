@@ -351,8 +351,9 @@ def test_recipe_trains_samples_encodes_and_decodes(name):
         sample = flow.sample(3)
         assert sample.shape == (3, *SMALL)
         assert torch.equal(sample, sample.round().clamp(0, 255))
-        assert torch.equal(flow.decode(flow.encode(x)), x)
         bound = flow.iw_bound(x[:4], 3)
+        flow.double()  # in float32 noise that is all but 0 or 1 may round to the next integer
+        assert torch.equal(flow.decode(flow.encode(x.double())), x.double())
     assert (bound.value >= bound.elbo).all()
 
 
