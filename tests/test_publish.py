@@ -310,6 +310,20 @@ def test_on_paper_the_frame_goes_and_what_is_folded_opens(chromium):
 # ---------------------------------------------------------------- status page
 
 
+def too_long(seconds: dict[str, int]) -> list[str]:
+    """Notebooks above a minute, all above six: with threefold slack, since machines differ."""
+    found = [name for name, s in seconds.items() if s > 3 * 60]
+    return found + ["together"] * (sum(seconds.values()) > 3 * 360)
+
+
+def test_the_notebooks_run_in_minutes():
+    seconds = measured.built_in()
+    assert {path.stem for path in CHAPTERS} <= set(seconds)
+    assert too_long(seconds) == []
+    assert too_long({"a": 181, "b": 1}) == ["a"]  # planted
+    assert too_long(dict.fromkeys("abcdefghijk", 99)) == ["together"]
+
+
 def test_the_status_page_shows_the_last_measurement():
     record = json.loads(measured.RECORD.read_text("utf-8"))
     assert measured.STATUS.read_text("utf-8") == measured.report(record)
