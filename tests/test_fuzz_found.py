@@ -56,7 +56,10 @@ REFUSED = {
     ),
     "an order of letters": (lambda: am.Permute("x"), "of order is 'x' | an integer of at least 0"),
     "an output width below 0": (lambda: am.MLP(1, -1), "MLP: outputs is -1 | at least 1"),
-    "half a hidden width": (lambda: am.MLP(1, 1, hidden=(2.5,)), "hidden width is 2.5 | an integer"),
+    "half a hidden width": (
+        lambda: am.MLP(1, 1, hidden=(2.5,)),
+        "hidden width is 2.5 | an integer",
+    ),
     "a layer in float32": (
         lambda: am.check_transform(am.InvertibleLinear(2), x2.double()),
         "holds torch.float32 | layer.double()",
