@@ -228,10 +228,12 @@ def _runs(layers: Iterable[Transform]) -> list[tuple[tuple[int, int] | None, lis
     """Neighbours of one cut, together: `itertools.groupby`, which torch 2.6 cannot compile."""
     runs: list[tuple[tuple[int, int] | None, list[Transform]]] = []
     for layer in layers:
-        if runs and runs[-1][0] == layer.cut:
+        heard = layer._forward_hooks or layer._forward_pre_hooks  # who listens wants a call
+        cut = None if heard else layer.cut
+        if runs and runs[-1][0] == cut:
             runs[-1][1].append(layer)
         else:
-            runs.append((layer.cut, [layer]))
+            runs.append((cut, [layer]))
     return runs
 
 

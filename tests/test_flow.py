@@ -220,3 +220,12 @@ def test_a_vae_learns_a_gaussian():
     entropy = 0.5 * math.log(2 * math.pi * math.e * 1.5**2)
     nll = -quadrature(flow, data[:512]).log_p.mean().item()
     assert nll == pytest.approx(entropy, abs=0.05)
+
+
+def test_a_hook_on_any_layer_is_called():
+    flow = Flow(realnvp(2, couplings=3, hidden=(4,)), StandardNormal(2))
+    heard = []
+    for layer in (*flow.chain, flow.chain.layers[1].net, flow.chain.layers[1].net.layers[0]):
+        layer.register_forward_hook(lambda module, *_: heard.append(module))
+    flow.log_prob(torch.zeros(3, 2))
+    assert len(heard) == 5
