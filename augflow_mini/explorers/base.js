@@ -53,14 +53,15 @@ export function writeState(key, inputs, get) {
 /* What `draw` and a button's `run` get: the state, the pictures and the status line. */
 class Page {
   constructor(model, el) {
-    Object.assign(this, { model, el, svg: {}, status: h("p", { role: "status" }), moving: null });
+    Object.assign(this, { model, el, svg: {}, sizes: new Map(), status: h("p", { role: "status" }), moving: null });
   }
 
   get(name) { return this.model.get(name); }
   set(state) { for (const [name, value] of Object.entries(state)) this.model.set(name, value); }
 
-  width(name) { return this.svg[name].clientWidth || this.svg[name].parentNode.clientWidth || 320; }
-  narrow() { return this.el.clientWidth < 560; }    // pictures stand below each other: draw them lower
+  // The observer tells widths: to ask for one in the middle of drawing makes the browser lay out the page.
+  width(name) { return this.sizes.get(this.svg[name]) || this.svg[name].clientWidth || 320; }
+  narrow() { return (this.sizes.get(this.el) ?? this.el.clientWidth) < 560; }    // pictures below each other: lower
   describe(name, text) { this.svg[name].setAttribute("aria-label", text); }
 
   /* The status line: numbers, each with its name and the colour it has in the pictures; a sentence. */
@@ -144,8 +145,12 @@ export function mount({ model, el }, { key, label, pictures, buttons = [], trait
   end.push(() => window.removeEventListener("hashchange", fromAddress));
   fromAddress();
   redraw();
-  const sizes = new ResizeObserver(page.redraw);    // also calls once the explorer first has a size
-  sizes.observe(el);
+  const sizes = new ResizeObserver((entries) => {    // also calls once the explorer first has a size
+    const changed = entries.filter(({ target, contentRect: { width } }) => page.sizes.get(target) !== Math.round(width));
+    for (const { target, contentRect: { width } } of changed) page.sizes.set(target, Math.round(width));
+    if (changed.length) page.redraw();
+  });
+  for (const node of [el, ...Object.values(page.svg)]) sizes.observe(node);
   return () => { sizes.disconnect(); end.forEach((f) => f()); };
 }
 

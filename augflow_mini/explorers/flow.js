@@ -1,4 +1,4 @@
-import { LOG_2PI, addLogNormal, decode } from "./arrays.js";
+import { LOG_2PI, addLogNormal, decode, within } from "./arrays.js";
 import { ActNorm, Coupling, Inverse, InvertibleLinear, Permute, Slice } from "./layers.js";
 
 /* The layers by their `kind`; pointwise.js adds those of dequantisation. */
@@ -27,16 +27,18 @@ export class Flow {
   }
 
   /* Data towards noise: { z, contrib }. */
-  forward(x, B, noise = null, tape = null) {
-    const run = { B, noise, tape, used: 0, contrib: new Float64Array(B) };
-    const z = this.layers.reduce((v, layer) => layer.forward(v, run), x);
+  forward(x, B, noise = null) {
+    const run = { B, noise, tape: null, used: 0, contrib: new Float64Array(B) };
+    const z = within(() => this.towardsNoise(x, run).slice());
     return { z, contrib: run.contrib };
   }
+
+  towardsNoise(x, run) { return this.layers.reduce((v, layer) => layer.forward(v, run), x); }
 
   /* Noise towards data: { x, contrib }, contrib being minus that of the same pair forward. */
   inverse(z, B, noise = null) {
     const run = { B, noise, tape: null, used: 0, contrib: new Float64Array(B) };
-    const x = this.layers.reduceRight((v, layer) => layer.inverse(v, run), z);
+    const x = within(() => this.layers.reduceRight((v, layer) => layer.inverse(v, run), z).slice());
     return { x, contrib: run.contrib };
   }
 
@@ -59,10 +61,13 @@ export class Flow {
   /* Loss -mean log w over the batch; leaves its gradient in parameters[i].grad. */
   gradient(x, B, noise = null) {
     for (const { grad } of this.parameters) grad.fill(0);
-    const tape = [], { z, contrib } = this.forward(x, B, noise, tape);
-    addLogNormal(contrib, z, B, 1);
-    const run = { B, tape, dcontrib: new Float64Array(B).fill(-1 / B) };
-    this.layers.reduceRight((dv, layer) => layer.backward(dv, run), z.map((v) => v / B));
+    const contrib = new Float64Array(B), dcontrib = new Float64Array(B).fill(-1 / B);
+    const run = { B, noise, tape: [], used: 0, contrib, dcontrib };
+    within(() => {
+      const z = this.towardsNoise(x, run);
+      addLogNormal(contrib, z, B, 1);
+      this.layers.reduceRight((dv, layer) => layer.backward(dv, run), z.map((v) => v / B));
+    });
     return -contrib.reduce((s, w) => s + w, 0) / B;
   }
 }

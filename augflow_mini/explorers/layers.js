@@ -1,4 +1,4 @@
-import { addLogNormal, addOuter, addTo, invert, linear, sumRows, tanh, transpose } from "./arrays.js";
+import { addLogNormal, addOuter, addRowSums, addTo, copied, invert, linear, room, tanh, transpose } from "./arrays.js";
 
 /* The layers of augflow_mini. Same names, same directions, same signs as in Python:
 
@@ -42,7 +42,7 @@ export class MLP {
     for (let l = this.maps.length - 1; l >= 0; l--) {
       const { W, b, I, O } = this.maps[l], x = inputs[l];
       addOuter(W.grad, dy, x, I, O, run.B);
-      addTo(b.grad, sumRows(dy, O, run.B));
+      addRowSums(b.grad, dy, O, run.B);
       dy = linear(transpose(W.value, O, I), null, O, I, dy, run.B);
       if (l === 0) break;
       if (this.tanh) for (let i = 0; i < dy.length; i++) dy[i] *= 1 - x[i] * x[i];
@@ -68,7 +68,7 @@ export class Coupling {
      undo     z = (x - m) exp(-log_s)     contribution  - sum log_s   (here x is the layer's output) */
   apply(x, run, undo) {
     const { B, contrib, tape } = run, n = (this.to - this.from) * B, at = this.from * B;
-    const out = this.net.forward(this.gather(x, B), run), z = x.slice(), scale = new Float64Array(n).fill(1);
+    const out = this.net.forward(this.gather(x, B), run), z = copied(x), scale = room(n).fill(1);
     const logS = this.affine ? out.subarray(0, n) : null, m = this.affine ? out.subarray(n) : out;
     for (let i = 0, b = 0; i < n; i++, b = b + 1 === B ? 0 : b + 1) {
       if (logS) {
@@ -85,7 +85,7 @@ export class Coupling {
 
   backward(dz, run) {
     const { x, z, logS, scale, undo } = run.tape.pop(), { B, dcontrib } = run;
-    const n = scale.length, at = this.from * B, dx = dz.slice(), dout = new Float64Array(logS ? 2 * n : n);
+    const n = scale.length, at = this.from * B, dx = copied(dz), dout = room(logS ? 2 * n : n);
     for (let i = 0, b = 0; i < n; i++, b = b + 1 === B ? 0 : b + 1) {
       const d = dz[at + i];
       dx[at + i] = d * scale[i];
@@ -105,7 +105,7 @@ export class Coupling {
   gather(x, B) {
     const parts = this.reads.map(([a, b]) => x.subarray(a * B, b * B));
     if (parts.length === 1) return parts[0];
-    const all = new Float64Array(parts.reduce((n, p) => n + p.length, 0));
+    const all = room(parts.reduce((n, p) => n + p.length, 0));
     parts.reduce((to, p) => { all.set(p, to); return to + p.length; }, 0);
     return all;
   }
@@ -120,7 +120,7 @@ export class InvertibleLinear {
   }
 
   matrices() {
-    const { D, value } = this, L = new Float64Array(D * D), U = new Float64Array(D * D);
+    const { D, value } = this, L = room(D * D).fill(0), U = room(D * D).fill(0);
     for (let r = 0; r < D; r++) {
       for (let c = 0; c < D; c++) (c < r ? L : U)[r * D + c] = value[r * D + c];
       L[r * D + r] = 1;
@@ -144,7 +144,7 @@ export class InvertibleLinear {
 
   backward(dz, run) {
     const { D, grad } = this, { x, z, M, undo } = run.tape.pop(), { L, U } = this.matrices();
-    const dx = linear(transpose(M, D, D), null, D, D, dz, run.B), dW = new Float64Array(D * D);
+    const dx = linear(transpose(M, D, D), null, D, D, dz, run.B), dW = room(D * D).fill(0);
     if (undo) addOuter(dW, dx.map((v) => -v), z, D, D, run.B);   // d(W^-1) = -W^-1 dW W^-1
     else addOuter(dW, dz, x, D, D, run.B);
     const PtdW = linear(transpose(this.P, D, D), null, D, D, dW, D);
@@ -169,7 +169,7 @@ export class ActNorm {
   inverse(z, run) { return this.apply(z, run, true); }
 
   apply(x, run, undo) {
-    const { D, value } = this, { B, contrib } = run, z = new Float64Array(D * B);
+    const { D, value } = this, { B, contrib } = run, z = room(D * B);
     for (let d = 0; d < D; d++) {
       const l = value[d], shift = value[D + d], scale = Math.exp(undo ? -l : l);
       for (let b = 0; b < B; b++) {
@@ -183,7 +183,7 @@ export class ActNorm {
 
   backward(dz, run) {
     const { D, value, grad } = this, { x, z, undo } = run.tape.pop(), { B, dcontrib } = run;
-    const dx = new Float64Array(D * B);
+    const dx = room(D * B);
     for (let d = 0; d < D; d++) {
       const scale = Math.exp(undo ? -value[d] : value[d]);
       for (let b = 0, i = d * B; b < B; b++, i++) {
@@ -212,7 +212,7 @@ export class Permute {
   }
 
   take(x, B, order) {
-    const z = new Float64Array(x.length);
+    const z = room(x.length);
     order.forEach((from, to) => z.set(x.subarray(from * B, (from + 1) * B), to * B));
     return z;
   }
@@ -234,7 +234,7 @@ export class Slice {
     if (e.length !== n) throw new Error(`${run.used} noise numbers are needed, got ${run.noise.length}`);
     addLogNormal(run.contrib, e, run.B, -this.normal);
     if (run.tape) run.tape.push({});
-    const z = new Float64Array(x.length + n);
+    const z = room(x.length + n);
     z.set(x);
     z.set(e, x.length);
     return z;
@@ -243,7 +243,7 @@ export class Slice {
   backward(dz, run) {
     const { dropped } = run.tape.pop();
     if (!dropped) return dz.slice(0, this.keep * run.B);
-    const dx = new Float64Array(dz.length + dropped.length);
+    const dx = room(dz.length + dropped.length);
     dx.set(dz);
     dropped.forEach((v, i) => { dx[dz.length + i] = -this.normal * v * run.dcontrib[i % run.B]; });
     return dx;

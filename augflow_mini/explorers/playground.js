@@ -7,9 +7,9 @@ import { SAMPLES, Session, known, sentence } from "./playground_session.js";
 /* A model that trains in the page. Work is done in short pieces, one animation frame at a time, and
    only while the reader can see it: the first picture, and then what Train or One step ask for. */
 
-// ms of work in a frame: 0.6 of the time since the last one, so pictures stay smooth, within bounds;
-// a busy machine that shows few frames still trains.
-const LEAST = 10, MOST = 45;
+// ms of work in a frame: few enough for 60 frames a second. A busy machine that shows few frames still
+// trains: it gets a share of the time since the last one.
+const LEAST = 8, SHARE = 0.35, MOST = 45;
 
 function render({ model, el }) {
   const play = new Session(model);
@@ -23,7 +23,7 @@ function render({ model, el }) {
     if (!play.visible || !play.busy) return;
     if (play.stale) play.restart();
     play.tick(now);
-    const ms = Math.min(Math.max(0.6 * (now - before), LEAST), MOST);
+    const ms = Math.min(Math.max(SHARE * (now - before), LEAST), MOST);
     before = now;
     let until = performance.now() + ms;
     while ((play.running || play.evaluation) && performance.now() < until) {
