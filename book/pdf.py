@@ -73,7 +73,7 @@ def joined() -> str:
     head = page.head.select('link[rel="stylesheet"]')
     head += [tag for tag in page.select("script") if "mathjax" in str(tag).lower()]
     for tag in head:
-        for key in {"href", "src"} & set(tag.attrs):
+        for key in {"href", "src", "data-mathjax"} & set(tag.attrs):
             tag[key] = urljoin(first.as_uri(), tag[key])
     body = "".join(str(_article(name, set(names))) for name in names)
     title = f"<title>Augmented Flows {stated().version}</title>"
@@ -96,7 +96,7 @@ def main() -> None:
         page = browser.new_page()
         page.set_default_timeout(600_000)
         page.goto(source.as_uri())
-        page.evaluate("() => window.MathJax.startup.promise")
+        page.wait_for_function("() => window.MathJax.startup?.promise.then(() => true)")
         errors = page.locator("mjx-merror").count()
         if errors:
             sys.exit(f"{errors} formulas could not be drawn")

@@ -25,6 +25,10 @@ new PerformanceObserver((list) => {
   for (const e of list.getEntries()) if (!e.hadRecentInput) window.__shift += e.value;
 }).observe({ type: "layout-shift", buffered: true });"""
 
+# The page's settings of MathJax are there at once, its `promise` once it is loaded: on a page with
+# explorers after they are drawn, which may be after the load event.
+TYPESET = "() => !window.MathJax || window.MathJax.startup.promise?.then(() => true)"
+
 
 class Visit:
     """An open page with all that went wrong in it, and the files it fetched."""
@@ -44,8 +48,9 @@ class Visit:
         self.page.on("pageerror", lambda e: self.faults.append(f"page error: {e}"))
         self.page.on("console", self._console)
         self.page.goto(url, wait_until="load")
-        self.page.evaluate("() => window.MathJax?.startup?.promise")
-        self.page.wait_for_timeout(200)  # modules of explorers are imported after the load event
+        self.page.evaluate("() => window.explorers?.then(() => null)")
+        self.page.wait_for_function(TYPESET)
+        self.page.wait_for_timeout(200)  # what formulas moved is drawn anew
 
     def _console(self, message: object) -> None:
         if message.type == "error":

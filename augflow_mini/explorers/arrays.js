@@ -6,23 +6,23 @@
 export const LOG_2PI = Math.log(2 * Math.PI);
 
 /* Space for one pass. To make and clear an array of this size costs more than the arithmetic in it, so
-   a pass takes its arrays, not cleared, from one pool, and all of them are given back when `within`
-   ends: what is to last must be copied. Outside `within` each is an array of its own. */
-let pool = new Float64Array(0), used = 0, depth = 0;
+   a pass takes its arrays, not cleared, from one pool, and all of them are given back when `pooled`
+   ends: what is to last must be copied. Outside `pooled` each is an array of its own. */
+const POOL = { space: new Float64Array(0), used: 0, depth: 0 };
 
 export function room(n) {
-  if (!depth) return new Float64Array(n);
-  if (used + n > pool.length) {          // who holds parts of the old pool keeps them
-    pool = new Float64Array(2 * (used + n));
-    used = 0;
+  if (!POOL.depth) return new Float64Array(n);
+  if (POOL.used + n > POOL.space.length) {          // who holds parts of the old space keeps them
+    POOL.space = new Float64Array(2 * (POOL.used + n));
+    POOL.used = 0;
   }
-  return pool.subarray(used, used += n);
+  return POOL.space.subarray(POOL.used, POOL.used += n);
 }
 
-export function within(pass) {
-  const from = used;
-  depth++;
-  try { return pass(); } finally { depth--; used = from; }
+export function pooled(pass) {
+  const { used } = POOL;
+  POOL.depth++;
+  try { return pass(); } finally { Object.assign(POOL, { used, depth: POOL.depth - 1 }); }
 }
 
 export function copied(x) {

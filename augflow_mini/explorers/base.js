@@ -59,9 +59,9 @@ class Page {
   get(name) { return this.model.get(name); }
   set(state) { for (const [name, value] of Object.entries(state)) this.model.set(name, value); }
 
-  // The observer tells widths: to ask for one in the middle of drawing makes the browser lay out the page.
-  width(name) { return this.sizes.get(this.svg[name]) || this.svg[name].clientWidth || 320; }
-  narrow() { return (this.sizes.get(this.el) ?? this.el.clientWidth) < 560; }    // pictures below each other: lower
+  // Told by the browser: to ask for a width in the middle of drawing would make it lay out the whole page.
+  width(name) { return this.sizes.get(this.svg[name]) || 320; }
+  narrow() { return this.sizes.get(this.el) < 560; }    // pictures stand below each other: draw them lower
   describe(name, text) { this.svg[name].setAttribute("aria-label", text); }
 
   /* The status line: numbers, each with its name and the colour it has in the pictures; a sentence. */
@@ -144,8 +144,7 @@ export function mount({ model, el }, { key, label, pictures, buttons = [], trait
   window.addEventListener("hashchange", fromAddress);
   end.push(() => window.removeEventListener("hashchange", fromAddress));
   fromAddress();
-  redraw();
-  const sizes = new ResizeObserver((entries) => {    // also calls once the explorer first has a size
+  const sizes = new ResizeObserver((entries) => {    // calls once the explorer has a size: then it is drawn
     const changed = entries.filter(({ target, contentRect: { width } }) => page.sizes.get(target) !== Math.round(width));
     for (const { target, contentRect: { width } } of changed) page.sizes.set(target, Math.round(width));
     if (changed.length) page.redraw();

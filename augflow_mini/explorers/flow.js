@@ -1,4 +1,4 @@
-import { LOG_2PI, addLogNormal, decode, within } from "./arrays.js";
+import { LOG_2PI, addLogNormal, decode, pooled } from "./arrays.js";
 import { ActNorm, Coupling, Inverse, InvertibleLinear, Permute, Slice } from "./layers.js";
 
 /* The layers by their `kind`; pointwise.js adds those of dequantisation. */
@@ -29,7 +29,7 @@ export class Flow {
   /* Data towards noise: { z, contrib }. */
   forward(x, B, noise = null) {
     const run = { B, noise, tape: null, used: 0, contrib: new Float64Array(B) };
-    const z = within(() => this.towardsNoise(x, run).slice());
+    const z = pooled(() => this.towardsNoise(x, run).slice());
     return { z, contrib: run.contrib };
   }
 
@@ -38,7 +38,7 @@ export class Flow {
   /* Noise towards data: { x, contrib }, contrib being minus that of the same pair forward. */
   inverse(z, B, noise = null) {
     const run = { B, noise, tape: null, used: 0, contrib: new Float64Array(B) };
-    const x = within(() => this.layers.reduceRight((v, layer) => layer.inverse(v, run), z).slice());
+    const x = pooled(() => this.layers.reduceRight((v, layer) => layer.inverse(v, run), z).slice());
     return { x, contrib: run.contrib };
   }
 
@@ -63,7 +63,7 @@ export class Flow {
     for (const { grad } of this.parameters) grad.fill(0);
     const contrib = new Float64Array(B), dcontrib = new Float64Array(B).fill(-1 / B);
     const run = { B, noise, tape: [], used: 0, contrib, dcontrib };
-    within(() => {
+    pooled(() => {
       const z = this.towardsNoise(x, run);
       addLogNormal(contrib, z, B, 1);
       this.layers.reduceRight((dv, layer) => layer.backward(dv, run), z.map((v) => v / B));

@@ -39,7 +39,7 @@ function render({ model, el }) {
     kick();
   }
 
-  function kick() { if (play.frame === null && play.visible && play.busy) play.frame = requestAnimationFrame(frame); }
+  function kick() { if (page && play.frame === null && play.visible && play.busy) play.frame = requestAnimationFrame(frame); }
 
   /* Training stands still and is measured: hand the model to Python, if there is one. */
   function settle() {
@@ -175,8 +175,7 @@ function render({ model, el }) {
   reset.addEventListener("click", () => { start(false); again(); });
   // Train stands next to what it moves; on a phone the settings would lie between them.
   el.querySelector(".afx-controls").before(el.querySelector(".afx-buttons"), tools);
-  page.svg.model.addEventListener("pointerdown", ink);
-  page.svg.model.addEventListener("pointermove", ink);
+  for (const event of ["pointerdown", "pointermove"]) el.querySelector(".afx-model svg").addEventListener(event, ink);
   const seen = new IntersectionObserver((entries) => {
     play.visible = entries[entries.length - 1].isIntersecting;
     play.clock = null;

@@ -1,6 +1,6 @@
 /* The playground's models: built, trained and measured a little at a time. */
 
-import { encode, grid, within } from "./arrays.js";
+import { encode, grid, pooled } from "./arrays.js";
 import { Adam, Flow } from "./flow.js";
 import { integrate } from "./quadrature.js";
 import { normals, uniforms } from "./playground_data.js";
@@ -120,7 +120,7 @@ export class Trainer {
   samples(z, n) {
     const run = { B: n, noise: null, tape: null, used: 0, contrib: new Float64Array(n) };
     const layers = this.flow.layers.slice(this.noise ? 1 : 0);
-    return within(() => layers.reduceRight((v, layer) => layer.inverse(v, run), z).slice());
+    return pooled(() => layers.reduceRight((v, layer) => layer.inverse(v, run), z).slice());
   }
 }
 

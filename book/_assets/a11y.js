@@ -27,10 +27,7 @@
   }
 
   document.addEventListener("DOMContentLoaded", repair);
-  window.addEventListener("load", () => {
-    repair(); // the theme builds part of the page late
-    const typeset = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
-    if (typeset) typeset.then(repair);
-  });
+  window.addEventListener("load", repair);          // the theme builds part of the page late
+  document.addEventListener("formulas", repair);    // formulas.js, when all are drawn
   window.addEventListener("resize", repair);
 })();

@@ -77,10 +77,12 @@
       el.before(style);
     }
     const widget = await promise, model = models.get(id);
+    await styled;
     if (widget.initialize && !model.ready) model.ready = widget.initialize({ model });
     for (const end of [await model.ready, await widget.render({ model, el })]) {
       if (typeof end === "function") cleanups.push(end);
     }
+    await new Promise(requestAnimationFrame);    // the frame in which it is drawn
   }
 
   /* ipywidgets.jslink and jsdlink: models that tie a trait of one widget to a trait of another. */
@@ -103,25 +105,32 @@
     if (still) p.insertAdjacentHTML("beforebegin", still.textContent);
   }
 
-  function start() {
+  function saved() {
     const records = {};
     for (const s of document.querySelectorAll(`script[type="${MIME}state+json"]`)) {
       Object.assign(records, JSON.parse(s.textContent).state);
     }
+    return records;
+  }
+
+  function start() {
+    const records = saved();
     for (const [id, record] of Object.entries(records)) models.set(id, new Model(record.state));
     for (const record of Object.values(records)) {
       if (/^(Directional)?LinkModel$/.test(record.model_name)) {
         link({ ...record.state, _model_name: record.model_name });
       }
     }
+    const drawn = [];
     for (const view of document.querySelectorAll(`script[type="${MIME}view+json"]`)) {
       const id = JSON.parse(view.textContent).model_id, record = records[id];
       const el = document.createElement("div");
       el.className = "afx-host";
       view.after(el);
       if (!record || record.model_name !== "AnyModel") needsKernel(el, view.closest(".cell_output"));
-      else draw(id, record, el).catch((error) => fail(el, error));
+      else drawn.push(draw(id, record, el).catch((error) => fail(el, error)));
     }
+    return Promise.all(drawn);
   }
 
   /* Errors in a module's event handlers carry the module's URL: show them beside its picture. */
@@ -131,6 +140,16 @@
   window.addEventListener("pagehide", (event) => {
     if (!event.persisted) for (const end of cleanups) end();
   });
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  // The modules load while the page is read, and are drawn before its other scripts run, which wait for the
+  // styles. So do we: the sizes of a page without styles would be wrong.
+  for (const { state } of Object.values(saved())) {
+    if (state._esm) load(state._esm).promise.catch(() => "told where it is drawn");
+  }
+  const read = new Promise((go) => {
+    if (document.readyState !== "loading") go();
+    else document.addEventListener("readystatechange", go, { once: true });
+  });
+  const styled = read.then(() => Promise.all([...document.querySelectorAll("link[rel=stylesheet]")].map((link) =>
+    link.sheet || new Promise((go) => { link.addEventListener("load", go); link.addEventListener("error", go); }))));
+  window.explorers = read.then(start);   // formulas.js waits for them
 })();

@@ -2,8 +2,12 @@
 
 - MathJax comes from the Python package sphinx-mathjax-offline, of which the book needs a third.
 - The theme draws its icons twice: by web fonts, and by a script of 543 kB (compressed) that turns
-  them into SVG. The fonts are enough; the script is emptied, which halves the weight of a page. And
+  them into SVG. The fonts are enough; the script goes, which halves the weight of a page. And
   of the fonts' 2,000 icons (300 kB) only those stay that a page, a script or a style names.
+- No script keeps the page from being read: all stand before the styles, since one behind a style waits
+  for it, and run when the text is there. Explorers come first, their host being part of the page, then
+  the formulas (formulas.js), which can be read before they are drawn and take a slow machine seconds.
+- Sphinx's search loads with the search page; the theme brings it to all, for a box we do not have.
 - Source maps serve the theme's developers only.
 """
 
@@ -72,16 +76,50 @@ def _slim_icons(out: Path) -> None:
     style.write_text(theme, "utf-8")
 
 
+def _order_scripts(page: str, static: Path, search: bool) -> str:
+    """The page with its scripts out of the way of its text."""
+    head, body = page.split("</head>", 1)
+    scripts = re.findall(r"<script\b.*?</script>\n?", head, re.DOTALL)
+    for script in scripts:
+        head = head.replace(script, "", 1)
+    unused = r"fontawesome" if search else r"fontawesome|searchtools|language_data|searchindex"
+    kept = [s for s in scripts if not re.search(rf' src="[^"]*\b(?:{unused})\.js', s)]
+    if len(scripts) - len(kept) != (1 if search else 4):
+        raise ValueError("the theme's unused scripts are not as expected: see what it loads now")
+    mathjax = next((s for s in kept if "/tex-chtml.js" in s), None)
+    load, out = "", []
+    for script in kept:
+        if script is mathjax:
+            continue
+        # Two that have to run at once, the first since the lines that follow set fields of it.
+        if at_once := re.search(r"_static/(documentation_options|widget-host)\.js", script):
+            text = (static / f"{at_once[1]}.js").read_text("utf-8")
+            script = f"<script>{text.strip()}</script>\n"
+        elif "formulas.js" in script:
+            if not mathjax:
+                continue
+            address = re.search(r'src="([^"]*)"', mathjax)[1]
+            script = script.replace("<script", f'<script data-mathjax="{address}"')
+            load = f'<link rel="preload" as="script" fetchpriority="low" href="{address}">\n'
+        elif " src=" in script and " defer" not in script:
+            script = script.replace("<script", "<script defer")
+        out.append(script)
+    start = head.index("<link")
+    return f"{head[:start]}{''.join(out)}{head[start:]}{load}</head>{body}"
+
+
 def _finish(app: Sphinx, error: Exception | None) -> None:
     if error or app.builder.format != "html":
         return
     static = Path(app.outdir) / "_static"
     _copy_mathjax(static)
-    icons = static / "scripts" / "fontawesome.js"
-    if not icons.exists():
-        raise FileNotFoundError(f"{icons}: the theme has changed; see what draws its icons now")
-    icons.write_text("/* The icons are drawn by the theme's web fonts. */\n", encoding="utf-8")
+    (static / "scripts" / "fontawesome.js").unlink()
     _slim_icons(Path(app.outdir))
+    for path in Path(app.outdir).rglob("*.html"):
+        text = path.read_text("utf-8")
+        # Not the theme's own templates, nor the page that only leads to the first one.
+        if static not in path.parents and "pydata-sphinx-theme.js" in text:
+            path.write_text(_order_scripts(text, static, path.name == "search.html"), "utf-8")
     for source_map in static.rglob("*.map"):
         source_map.unlink()
 
