@@ -220,6 +220,10 @@ MUTANTS = [
     ("contrib[i % B] -= sign *", "contrib[i % B] += sign *"),
     ("(v - bend) / slope", "(v + bend) / slope"),
     ("v * slope + bend", "v * slope - bend"),
+    ("POOL.used += n);", "n);"),  # arrays of one pass that share their space
+    ("y.fill(bias ? bias[o] : 0, ", "if (bias) y.fill(bias[o], "),  # what a pass left behind
+    ("U = room(D * D).fill(0)", "U = room(D * D)"),
+    ("this.towardsNoise(x, run).slice()", "this.towardsNoise(x, run)"),  # given back too early
 ]
 
 

@@ -9,6 +9,7 @@ import base64
 import functools
 import json
 import random
+import re
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -105,7 +106,19 @@ def test_no_page_loads_the_manager_of_ipywidgets():
     for page in PAGES:
         text = (SITE / page).read_text(encoding="utf-8")
         assert "html-manager" not in text and "require.js" not in text, page
-        assert ("widget-host.js" in text) == ("widget-view+json" in text), page
+        assert (HOST.strip() in text) == ("widget-view+json" in text), page
+
+
+def test_no_script_keeps_a_page_from_being_read():
+    """All stand before the styles, which a script would wait for; the search comes with its page."""
+    for page in PAGES:
+        head, body = (SITE / page).read_text(encoding="utf-8").split("</head>")
+        scripts = re.findall(r"<script\b[^>]*>", head)
+        assert "stylesheet" not in head or head.rindex("</script>") < head.index(
+            'rel="stylesheet"'
+        ), page
+        assert all(" src=" not in s or " defer" in s for s in scripts), page
+        assert ("searchindex.js" in head + body) == (page == "search.html"), page
 
 
 # ---------------------------------------------------------------- planted faults

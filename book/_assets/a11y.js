@@ -20,13 +20,12 @@
       e.lang = /[\uac00-\ud7a3]/.test(e.textContent) ? "ko" : "en";
     }
     // What scrolls sideways must be reachable by keyboard.
-    for (const e of document.querySelectorAll("div.math, .bd-article table, .cell_output pre, .highlight pre")) {
-      if (e.scrollWidth > e.clientWidth) e.tabIndex = 0;
-      else e.removeAttribute("tabindex");
-    }
+    // First asked, then changed: a change between two questions makes the browser lay out the page again.
+    const boxes = [...document.querySelectorAll("div.math, .bd-article table, .cell_output pre, .highlight pre")];
+    const wide = boxes.map((e) => e.scrollWidth > e.clientWidth);
+    boxes.forEach((e, i) => (wide[i] ? e.setAttribute("tabindex", "0") : e.removeAttribute("tabindex")));
   }
 
-  document.addEventListener("DOMContentLoaded", repair);
   window.addEventListener("load", repair);          // the theme builds part of the page late
   document.addEventListener("formulas", repair);    // formulas.js, when all are drawn
   window.addEventListener("resize", repair);

@@ -21,6 +21,10 @@ from pathlib import Path
 from fontTools import subset
 from sphinx.application import Sphinx
 
+SET_THEME = """{
+  const { dataset } = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
+  if (dataset.mode === "auto") dataset.theme = dark.matches ? "dark" : "light";
+}"""
 MATHJAX = ("tex-chtml.js", "input/tex", "output/chtml", "a11y", "sre", "ui")
 
 
@@ -104,6 +108,8 @@ def _order_scripts(page: str, static: Path, search: bool) -> str:
         elif " src=" in script and " defer" not in script:
             script = script.replace("<script", "<script defer")
         out.append(script)
+    # The theme would set it when its script runs, and have the whole page styled anew.
+    out.append(f"<script>{SET_THEME}</script>\n")
     start = head.index("<link")
     return f"{head[:start]}{''.join(out)}{head[start:]}{load}</head>{body}"
 
