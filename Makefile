@@ -85,7 +85,7 @@ test-lab: html browser ## the notebooks with explorers in JupyterLab: long, befo
 	@$(BIN)/python tests/environments/lab.py
 
 measure: html browser ## time the pages (median of 5) and write the status page
-	@PYTHONPATH=tests $(BIN)/python benchmarks/pages.py
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.pages
 
 clean: ## remove what was built (the virtual environment stays)
 	@rm -rf _build .pytest_cache .ruff_cache

@@ -488,6 +488,22 @@ def test_a_moment_without_width_is_no_error(name, show):
     assert page.locator(".afx-error").count() == 0
 
 
+def test_the_page_below_does_not_jump(show):
+    """The status line keeps the height it once needed, until the explorer has another width."""
+    page = show(WIDGETS["bars"](), viewport={"width": 375, "height": 900})
+    page.wait_for_function(DONE)
+    height = "() => document.querySelector('[role=status]').offsetHeight"
+    heights = [page.evaluate(height)]
+    for name in ("Move q", "Move both", "Reset"):
+        page.get_by_role("button", name=name, exact=True).click()
+        page.wait_for_timeout(100)
+        heights.append(page.evaluate(height))
+    assert heights == sorted(heights) and heights[-1] > heights[0]
+    page.set_viewport_size({"width": 1200, "height": 900})
+    page.wait_for_timeout(100)
+    assert page.evaluate(height) < heights[-1]
+
+
 def test_the_page_shows_what_torch_computes(show):
     widget = GapExplorer()
     page = show(widget)

@@ -144,12 +144,16 @@ export function mount({ model, el }, { key, label, pictures, buttons = [], trait
   window.addEventListener("hashchange", fromAddress);
   end.push(() => window.removeEventListener("hashchange", fromAddress));
   fromAddress();
-  const sizes = new ResizeObserver((entries) => {    // calls once the explorer has a size: then it is drawn
-    const changed = entries.filter(({ target, contentRect: { width } }) => page.sizes.get(target) !== Math.round(width));
-    for (const { target, contentRect: { width } } of changed) page.sizes.set(target, Math.round(width));
-    if (changed.length) page.redraw();
+  const { status } = page, sizes = new ResizeObserver((entries) => {    // calls once there is a size: draws
+    for (const { target, contentRect } of entries) {
+      const width = Math.round(contentRect.width), same = page.sizes.get(target) === width;
+      page.sizes.set(target, width);
+      // The status line keeps the height it once needed: else the page below jumps with its sentences.
+      if (target === status) status.style.minHeight = same || !status.style.minHeight ? `${contentRect.height}px` : "";
+      else if (!same) page.redraw();
+    }
   });
-  for (const node of [el, ...Object.values(page.svg)]) sizes.observe(node);
+  for (const node of [el, status, ...Object.values(page.svg)]) sizes.observe(node);
   return () => { sizes.disconnect(); end.forEach((f) => f()); };
 }
 
