@@ -20,6 +20,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 HTML := _build/html
 TIMES := _build/times.tsv
+# Those that open the built pages.
+PAGE_TESTS := tests/test_site.py tests/test_publish.py
 NOTEBOOKS = $(wildcard book/*.ipynb)
 
 # Stamps are named after what they depend on: another content, another stamp, and the step runs again.
@@ -56,8 +58,15 @@ test: ## set up and run every check: style, library, notebooks, build, browser
 	@$(MAKE) set-up browser
 	@failed=0; \
 	$(BIN)/ruff check . || failed=1; \
+	echo "On one core the book is built and its pages are tested, on the other the rest; first the rest:"; \
+	( failed=0; \
 	$(MAKE) html || { failed=1; echo "make test: THE BUILD FAILED (see above); the other checks still run"; }; \
-	TIMES=$(TIMES) $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests book || failed=1; \
+	TIMES=$(TIMES) $(BIN)/python -m pytest $(PAGE_TESTS) || failed=1; \
+	exit $$failed ) > _build/pages.log 2>&1 & pages=$$!; \
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests book \
+		$(PAGE_TESTS:%=--ignore=%) || failed=1; \
+	wait $$pages || failed=1; \
+	cat _build/pages.log; \
 	exit $$failed
 
 notebooks: $(INSTALLED) ## run all notebooks in place, keep their outputs and rewrite the generated pages

@@ -53,6 +53,7 @@ export function drawModel(page, { data, scan, test, pen }) {
     if (scan.passes || scan.at > 1) {
       plot.curve(LINE, scan.logProb.map(Math.exp), "blue");
       plot.curve(LINE, scan.elbo.map(Math.exp), "orange", "dash");
+      plot.text(width - 10, 30, "dashed: exp(bound)", { "text-anchor": "end", class: "afx-tick" });
     }
     return plot;
   }
