@@ -242,6 +242,36 @@ def test_a_broken_explorer_is_found(find, put, expected, chromium, tmp_path):
     assert expected in _faults(chromium, _page(tmp_path, module=MODULE.replace(find, put)))
 
 
+def test_an_explorer_is_drawn_though_a_style_is_missing(chromium, tmp_path):
+    path = _page(tmp_path, '<link rel="stylesheet" href="gone.css">', module=MODULE)
+    with check.Visit(chromium, path.as_uri()) as visit:
+        assert visit.page.locator(".afx [role=status]").inner_text() == "gap 2"
+
+
+@pytest.mark.parametrize("fault", ["", "throw new Error('planted');"])
+def test_formulas_come_after_the_explorers_even_if_one_fails(fault, chromium, tmp_path):
+    """With a stand-in for MathJax, which notes what was there when it drew."""
+    script = (ROOT / "book" / "_assets" / "formulas.js").read_text(encoding="utf-8")
+    (tmp_path / "formulas.js").write_text(script)
+    (tmp_path / "mathjax.js").write_text(
+        "seen = []; MathJax.typesetPromise = async (all) => { seen.push([all ? all.length : 'rest',"
+        " document.querySelectorAll('.afx, .afx-error').length]); };"
+        "MathJax.startup.promise = MathJax.startup.pageReady();"
+    )
+    body = "<span class='math'>x</span>" * 31 + "<script>window.MathJax = {}; addEventListener"
+    body += "('formulas', () => { document.title = 'drawn'; }, true);</script>"
+    body += '<script defer data-mathjax="mathjax.js" src="formulas.js"></script>'
+    path = _page(tmp_path, body, module=MODULE.replace("const input", fault + "const input"))
+    context = chromium.new_context()
+    view = context.new_page()
+    view.goto(path.as_uri())
+    view.wait_for_function("() => document.title === 'drawn'")
+    seen = view.evaluate("seen")
+    context.close()
+    assert [count for count, _ in seen] == [30, 1, "rest"]
+    assert all(there >= 1 for _, there in seen)
+
+
 def test_a_binary_trait_is_refused(chromium, tmp_path):
     buffers = [
         {"path": ["weights"], "encoding": "base64", "data": base64.b64encode(b"1").decode()}

@@ -1,9 +1,10 @@
 /* Draws the formulas when the explorers stand, first those in sight, and some at a time: in between a
    slow machine can answer its reader. The text around them can be read before. */
-(async function () {
+(function () {
   "use strict";
   const { mathjax } = document.currentScript.dataset, AT_ONCE = 30;
   const pause = () => new Promise((go) => setTimeout(go));
+  const load = () => document.head.append(Object.assign(document.createElement("script"), { src: mathjax }));
 
   async function draw() {
     const middle = innerHeight / 2, from = ({ top, bottom }) => Math.abs((top + bottom) / 2 - middle);
@@ -18,7 +19,5 @@
   }
 
   window.MathJax = { ...window.MathJax, startup: { pageReady: draw } };
-  await window.explorers;
-  await pause();
-  document.head.append(Object.assign(document.createElement("script"), { src: mathjax }));
+  Promise.resolve(window.explorers).then(pause, pause).then(load);     // also where an explorer has failed
 })();

@@ -149,7 +149,11 @@
     if (document.readyState !== "loading") go();
     else document.addEventListener("readystatechange", go, { once: true });
   });
+  const loaded = new Promise((go) => {             // no style comes later, if one is missing
+    if (document.readyState === "complete") go();
+    else window.addEventListener("load", go, { once: true });
+  });
   const styled = read.then(() => Promise.all([...document.querySelectorAll("link[rel=stylesheet]")].map((link) =>
-    link.sheet || new Promise((go) => { link.addEventListener("load", go); link.addEventListener("error", go); }))));
+    link.sheet || Promise.race([loaded, new Promise((go) => link.addEventListener("load", go))]))));
   window.explorers = read.then(start);   // formulas.js waits for them
 })();
