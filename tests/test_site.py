@@ -93,7 +93,7 @@ def test_without_javascript_every_explorer_has_its_picture(chromium):
         context = chromium.new_context(java_script_enabled=False)
         view = context.new_page()
         view.goto((SITE / page).as_uri())
-        widgets += text.count('widget-view+json"')
+        widgets += text.count('widget-view+json">')
         stills = view.locator("noscript img").all()
         pictures += len(stills)
         for still in stills:
