@@ -203,8 +203,11 @@ def saved_states(path: Path) -> list[dict[str, object]]:
 
 def small(path: Path, most: int = 4, limit: int = 60_000) -> list[str]:
     """Each explorer is light, compressed, and but for the playground has few inputs and a reset."""
-    faults = []
-    for state in saved_states(path):
+    faults, states = [], saved_states(path)
+    views = path.read_text("utf-8").count('widget-view+json">')
+    if len(states) > views:
+        faults.append(f"{len(states)} explorers saved, {views} shown")
+    for state in states:
         name = str(state.get("_anywidget_id", "an explorer")).split(".")[-1]
         heavy = len(gzip.compress(json.dumps(state).encode(), 6))
         if heavy > limit:

@@ -25,6 +25,7 @@ ENGINE = source(
     "layers.js",
     "flow.js",
     "quadrature.js",
+    "draws.js",
     "playground_data.js",
     "playground_model.js",
 )
@@ -177,11 +178,26 @@ def test_the_estimate_errs_to_the_side_it_says(blank):
     assert at["nll"] == pytest.approx(nll, abs=0.05) and at["gap"] == pytest.approx(gap, abs=0.2)
 
 
+@pytest.mark.parametrize("name", ["additive", "flow q"])
+def test_python_makes_the_same_draws(engine, name):
+    """The estimate of several numbers of noise, by torch from the page's own noise."""
+    config = BASE | SETTINGS[name]
+
+    def furthest(page) -> float:
+        got = page.evaluate(MEASURE, [config, 5])
+        widget = Playground(trained={name: got[name] for name in ("flow", "dims", "test")})
+        torch_s = widget.recompute()
+        return max(abs(torch_s[n] - got["all"][1][n]) for n in ("nll", "bound", "gap"))
+
+    assert furthest(engine(ENGINE)) < 1e-6
+    assert furthest(engine(ENGINE, ("normals(this.at, noise", "normals(this.at + 1, noise"))) > 1e-3
+
+
 def test_data_are_those_of_the_library(blank):
     """A batch has the entropy within 5 standard errors, the few test points within 0.05 nats."""
     get = """([target, n]) => {
       const data = new M.Data(target, []);
-      return [[...data.batch(n, M.uniforms(7))], [...data.test(M.TEST)]];
+      return [[...data.batch(n, M.stream(7))], [...data.test(M.TEST)]];
     }"""
     for name, key in NAMES.items():
         toy = TOYS[key]
@@ -206,17 +222,17 @@ LESSON = """([config, marks]) => {
 }"""
 
 
-def test_the_lessons_of_the_page_hold_for_five_seeds(blank):
+def test_the_lessons_of_the_page_hold_for_ten_seeds(blank):
     """Two modes: noise beats the best Gaussian; the gap falls, then rises while the NLL falls."""
     modes, best = BASE | {"target": "two modes, 1-D"}, TOYS["two_modes"].gaussian
-    for seed in range(1, 6):
+    for seed in range(1, 11):
         plain = blank.evaluate(LESSON, [modes | {"noise": 0, "seed": seed}, [100]])[-1]
         assert plain["nll"] > best - 0.02 and plain["gap"] == 0
-        path = blank.evaluate(LESSON, [modes | {"seed": seed}, [0, 5, 10, 15, 25, 75]])
-        low = min(path, key=lambda at: at["gap"] if at["steps"] < 75 else math.inf)
+        path = blank.evaluate(LESSON, [modes | {"seed": seed}, [0, 5, 10, 15, 25, 50, 100]])
+        low = min(path, key=lambda at: at["gap"] if at["steps"] <= 50 else math.inf)
         assert path[0]["gap"] > 2 * low["gap"], seed
         assert path[-1]["nll"] < low["nll"] - 0.1 and path[-1]["gap"] > 1.3 * low["gap"], seed
-        assert path[-1]["nll"] < best - 0.4, seed
+        assert path[-1]["nll"] < best - 0.3, seed
 
 
 # ---------------------------------------------------------------- Python's side

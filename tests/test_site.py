@@ -10,6 +10,7 @@ import functools
 import json
 import random
 import re
+import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,9 @@ import pytest
 import site_checks as check
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+from lean_pages import drop_unseen  # noqa: E402
+
 SITE = ROOT / "_build" / "html"
 PAGES = [
     str(p.relative_to(SITE.resolve())) for p in check.pages(SITE) if not check.redirects(p)
@@ -325,6 +329,25 @@ def test_a_heavy_explorer_and_one_of_many_inputs_are_seen(tmp_path):
         found = check.small(_page(tmp_path, module=MODULE, state=state))
         assert len(found) == len(faults)
         assert all(f.startswith(e) for f, e in zip(found, faults, strict=True)), found
+
+
+def test_an_explorer_that_no_one_sees_stays_out(tmp_path):
+    """A cell made it and did not show it: the site check sees its state, the build drops it."""
+    ends = {"source": ["IPY_MODEL_b", "gap"], "target": ["IPY_MODEL_c", "gap"]}
+    states = {i: {"model_name": "AnyModel", "state": {"inputs": [], "at": "</p>"}} for i in "abcd"}
+    states["a"]["state"]["layout"] = "IPY_MODEL_e"
+    states |= {"e": {"model_name": "LayoutModel", "state": {}}}
+    states |= {"l": {"model_name": "LinkModel", "state": ends}}
+    mime = "application/vnd.jupyter.widget-"
+    views = "".join(f'<script type="{mime}view+json">{{"model_id": "{m}"}}</script>' for m in "ab")
+    saved = json.dumps({"state": states}).replace("</", r"<\/")
+    page = f'<script type="{mime}state+json">{saved}</script>{views}'
+    (tmp_path / "page.html").write_text(page)
+    assert check.small(tmp_path / "page.html") == ["4 explorers saved, 2 shown"]
+    kept = drop_unseen(page)
+    assert {i for i in "abcdel" if f'"{i}": {{' in kept} == set("abcel")
+    assert kept.endswith(f"</script>{views}") and kept.count("</") == page.count("</")
+    assert drop_unseen(kept) == kept and drop_unseen(views) == views
 
 
 def test_a_heavy_page_is_seen(tmp_path):

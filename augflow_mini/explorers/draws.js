@@ -8,19 +8,29 @@ function scramble(h) {
   return (h ^ (h >>> 16)) >>> 0;
 }
 
-/* n numbers in (0, 1). */
+/* Numbers in (0, 1), one after another. */
+export function stream(seed) {
+  const start = scramble(seed + 0x9e3779b9);
+  let i = 0;
+  return () => (scramble(start + Math.imul(i++, 0x9e3779b9)) + 0.5) / 2 ** 32;
+}
+
+/* The first n of them. */
 export function uniforms(seed, n) {
-  const start = scramble(seed + 0x9e3779b9), u = new Float64Array(n);
-  for (let i = 0; i < n; i++) u[i] = (scramble(start + Math.imul(i, 0x9e3779b9)) + 0.5) / 2 ** 32;
+  const next = stream(seed), u = new Float64Array(n);
+  for (let i = 0; i < n; i++) u[i] = next();
   return u;
 }
 
-/* n standard normal numbers, by Box and Muller. */
-export function normals(seed, n) {
-  const u = uniforms(seed, n + (n % 2)), e = new Float64Array(n);
-  for (let i = 0; i < n; i++) {
-    const pair = i - (i % 2), radius = Math.sqrt(-2 * Math.log(u[pair])), turn = 2 * Math.PI * u[pair + 1];
-    e[i] = radius * (i === pair ? Math.cos(turn) : Math.sin(turn));
-  }
+/* Two uniform numbers -> two normal ones (Box and Muller). */
+export function normalPair(u, v) {
+  const r = Math.sqrt(-2 * Math.log(u)), turn = 2 * Math.PI * v;
+  return [r * Math.cos(turn), r * Math.sin(turn)];
+}
+
+/* n standard normal numbers, from a seed or from a stream. */
+export function normals(from, n) {
+  const next = typeof from === "function" ? from : stream(from), e = new Float64Array(n);
+  for (let i = 0; i < n; i += 2) [e[i], e[i + 1]] = normalPair(next(), next());
   return e;
 }

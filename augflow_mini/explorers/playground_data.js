@@ -2,36 +2,9 @@
    random numbers, the test points an even sequence, so a mean over few test points is close. */
 
 import { LOG_2PI } from "./arrays.js";
+import { normalPair, stream } from "./draws.js";
 
 const TURN = 2 * Math.PI;
-
-/* Random numbers in (0, 1) from a seed, the same in every browser: xorshift with 128 bits
-   (Marsaglia 2003), words filled by a linear congruence. */
-export function uniforms(seed) {
-  const s = new Uint32Array(4);
-  s.forEach((_, i) => { s[i] = Math.imul((i ? s[i - 1] : seed) + 0x9e3779b9, 1664525) + 1013904223; });
-  const next = () => {
-    const t = s[0] ^ (s[0] << 11);
-    s.copyWithin(0, 1);
-    s[3] = s[3] ^ (s[3] >>> 19) ^ t ^ (t >>> 8);
-    return (s[3] + 0.5) / 2 ** 32;
-  };
-  for (let i = 0; i < 20; i++) next();   // neighbouring seeds drift apart
-  return next;
-}
-
-/* Two uniform numbers -> two normal ones (Box and Muller). */
-export function normalPair(u, v) {
-  const r = Math.sqrt(-2 * Math.log(u));
-  return [r * Math.cos(TURN * v), r * Math.sin(TURN * v)];
-}
-
-/* n standard normal numbers. */
-export function normals(n, random) {
-  const out = new Float64Array(n);
-  for (let i = 0; i < n; i += 2) [out[i], out[i + 1]] = normalPair(random(), random());
-  return out;
-}
 
 const near = (x, y, sd, c, d) => {
   const [a, b] = normalPair(c, d);

@@ -1,9 +1,9 @@
 /* The playground's models: built, trained and measured a little at a time. */
 
 import { encode, grid, pooled } from "./arrays.js";
+import { normals, stream } from "./draws.js";
 import { Adam, Flow } from "./flow.js";
 import { integrate } from "./quadrature.js";
-import { normals, uniforms } from "./playground_data.js";
 
 export const BATCH = 128;
 export const TEST = 128;
@@ -88,15 +88,15 @@ function withWeights(spec, parameters) {
 
 export class Trainer {
   constructor(config, data) {
-    const { noise, seed, rate } = config, first = data.batch(512, uniforms(1000 + seed));
-    Object.assign(this, { noise, data, steps: 0, random: uniforms(2000 + seed) });
-    this.spec = makeSpec(config, data.dims, first, uniforms(seed));
+    const { noise, seed, rate } = config, first = data.batch(512, stream(1000 + seed));
+    Object.assign(this, { noise, data, steps: 0, random: stream(2000 + seed) });
+    this.spec = makeSpec(config, data.dims, first, stream(seed));
     this.flow = new Flow(this.spec);
     this.adam = new Adam(this.flow.parameters, { lr: rate });
   }
 
   draw() {
-    return { x: this.data.batch(BATCH, this.random), e: normals(this.noise * BATCH, this.random) };
+    return { x: this.data.batch(BATCH, this.random), e: normals(this.random, this.noise * BATCH) };
   }
 
   /* One step of Adam on -mean log w of a fresh batch; returns that loss. */
@@ -150,7 +150,7 @@ export class Evaluation {
       this.error += error / TEST;
       this.add(logProb, elbo);
     } else {
-      const logW = flow.logWeight(repeat(x, DRAWS), DRAWS, normals(noise * DRAWS, uniforms(this.at)));
+      const logW = flow.logWeight(repeat(x, DRAWS), DRAWS, normals(this.at, noise * DRAWS));
       this.add(logMeanExp(logW), logW.reduce((s, w) => s + w, 0) / DRAWS);
     }
   }
@@ -206,7 +206,7 @@ export class Scan {
       const { logProb, elbo } = integrate(flow, x, { nodes: 81 });
       [this.logProb[i], this.elbo[i]] = [logProb, elbo].map((v) => (Number.isNaN(v) ? -Infinity : v));
     } else {
-      const n = noise ? DRAWS : 1, logW = flow.logWeight(repeat(x, n), n, normals(noise * n, uniforms(i)));
+      const n = noise ? DRAWS : 1, logW = flow.logWeight(repeat(x, n), n, normals(i, noise * n));
       [this.logProb[i], this.elbo[i]] = [logMeanExp(logW), logW.reduce((s, w) => s + w, 0) / n];
     }
   }
@@ -219,7 +219,7 @@ export class Scan {
       x.fill(cell(CELLS - 1 - Math.floor((from + j) / CELLS)), B + j * n, B + (j + 1) * n);   // first row on top
     }
     if (noise === 1) for (let i = 0; i < B; i++) e[i] = NODES[i % n];
-    if (noise > 1) e.set(normals(noise * B, uniforms(from)));
+    if (noise > 1) e.set(normals(from, noise * B));
     const logW = flow.logWeight(x, B, e);
     for (let j = 0; j < AT_ONCE; j++) {
       let sum = 0;

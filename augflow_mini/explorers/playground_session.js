@@ -2,7 +2,8 @@
    how that is said. */
 
 import { fixed } from "./base.js";
-import { Data, OWN, normals, uniforms } from "./playground_data.js";
+import { normals } from "./draws.js";
+import { Data, OWN } from "./playground_data.js";
 import { DRAWS, Evaluation, Scan, TEST, Trainer } from "./playground_model.js";
 
 export const SAMPLES = 256;
@@ -33,7 +34,7 @@ export class Session {
     });
     this.test = data.test(256);
     const D = data.dims + config.noise;
-    this.z = normals(D * SAMPLES, uniforms(77)).subarray(0, D * SAMPLES);
+    this.z = normals(77, D * SAMPLES);
     this.measure();
   }
 

@@ -7,12 +7,14 @@
 - No script keeps the page from being read: all stand before the styles, since one behind a style waits
   for it, and run when the text is there. Explorers come first, their host being part of the page, then
   the formulas (formulas.js), which can be read before they are drawn and take a slow machine seconds.
+- A widget that a cell made and did not show is saved with the others; its state stays out of the page.
 - Sphinx's search loads with the search page; the theme brings it to all, for a box we do not have.
 - Source maps serve the theme's developers only.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from importlib.util import find_spec
@@ -114,6 +116,25 @@ def _order_scripts(page: str, static: Path, search: bool) -> str:
     return f"{head[:start]}{''.join(out)}{head[start:]}{load}</head>{body}"
 
 
+def drop_unseen(page: str) -> str:
+    """The page without the states of widgets that no cell shows, nor a shown widget or link needs."""
+    saved = re.search(r'(<script type="[^"]+widget-state\+json">)(.*?)(?=</script>)', page, re.DOTALL)
+    if not saved:
+        return page
+    views = re.findall(r'<script type="[^"]+widget-view\+json">(.*?)</script>', page, re.DOTALL)
+    states = (whole := json.loads(saved[2]))["state"]
+    needs = {i: re.findall(r"IPY_MODEL_(\w+)", json.dumps(state)) for i, state in states.items()}
+    ties = [{i, *others} for i, others in needs.items()]
+    seen, before = {json.loads(view)["model_id"] for view in views}, set()
+    while seen != before:
+        before, seen = seen, seen.union(*(tie for tie in ties if tie & seen))
+    if seen >= set(states):
+        return page
+    whole["state"] = {i: state for i, state in states.items() if i in seen}
+    text = json.dumps(whole).replace("</", r"<\/")
+    return page[: saved.start(2)] + text + page[saved.end(2) :]
+
+
 def _finish(app: Sphinx, error: Exception | None) -> None:
     if error or app.builder.format != "html":
         return
@@ -125,7 +146,8 @@ def _finish(app: Sphinx, error: Exception | None) -> None:
         text = path.read_text("utf-8")
         # Not the theme's own templates, nor the page that only leads to the first one.
         if static not in path.parents and "pydata-sphinx-theme.js" in text:
-            path.write_text(_order_scripts(text, static, path.name == "search.html"), "utf-8")
+            text = _order_scripts(text, static, path.name == "search.html")
+            path.write_text(drop_unseen(text), "utf-8")
     for source_map in static.rglob("*.map"):
         source_map.unlink()
 

@@ -165,6 +165,19 @@ def move(page: Page) -> list[dict[str, object]]:
     return moved
 
 
+def arrived(page: Page) -> list[dict[str, object]]:
+    """The explorers' traits in the kernel, once they hold what the page sent last.
+
+    ipywidgets sends a state when the kernel has done with the one before, and torch computes on
+    arrival: the answer is final when it stays the same over two seconds.
+    """
+    before, now = None, page.evaluate(IN_KERNEL, TRAITS)
+    while before != now:
+        page.wait_for_timeout(2000)
+        before, now = now, page.evaluate(IN_KERNEL, TRAITS)
+    return json.loads(now)
+
+
 # ---- the comparison -------------------------------------------------------------------------------
 
 
@@ -218,8 +231,7 @@ def check(path: Path, address: str, page: Page, still: Page) -> list[str]:
     faults += differing(statuses(still), statuses(page))
     if moved != same:
         faults.append(f"sliders stand at {same} in the built page, at {moved} in JupyterLab")
-    # The kernel gets the page's last message before it is asked; torch computes on its arrival.
-    traits = json.loads(page.evaluate(IN_KERNEL, TRAITS))
+    traits = arrived(page)
     if len(traits) != count:
         return faults + [f"{len(traits)} explorers in the kernel, {count} in the page"]
     faults += astray(traits, moved)
