@@ -57,17 +57,22 @@ class MLP(nn.Module):
         return run(self.layers, x if self.inputs else x.new_ones(x.shape[0], 1))
 
 
+IN_PLACE = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
+
+
 def run(layers: nn.Sequential, h: Tensor) -> Tensor:
-    """layers(h), but the plainest layers are written out: to call a module costs a small product."""
+    """layers(h), but the plainest layers are written out: to call a module costs a small product.
+
+    An activation right after such a product overwrites it: its gradient needs the result alone.
+    """
+    fresh = False
     for layer in layers._modules.values():
-        if layer._forward_hooks or layer._forward_pre_hooks:
-            h = layer(h)
-        elif type(layer) is nn.Linear:
-            h = F.linear(h, *layer._parameters.values())
-        elif type(layer) is nn.ReLU:
-            h = torch.relu(h)
-        else:
-            h = layer(h)
+        kind = None if layer._forward_hooks or layer._forward_pre_hooks else type(layer)
+        if kind is nn.Linear:
+            h, fresh = F.linear(h, *layer._parameters.values()), True
+            continue
+        h = IN_PLACE[kind](h) if fresh and kind in IN_PLACE else layer(h)
+        fresh = False
     return h
 
 

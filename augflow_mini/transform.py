@@ -137,17 +137,15 @@ class Chain(Transform):
     def _run(
         self, x: Tensor, layers: Iterable[Transform], *, backwards: bool
     ) -> tuple[Tensor, Tensor]:
-        total = 0.0  # a float takes dtype and device from the first contribution
+        total = None
         for cut, run in _runs(layers):
             if cut is not None and cut[1] == x.shape[1]:
-                x, contrib = _run_halves(x, cut[0], run, backwards=backwards)
-                total = total + contrib
+                x, total = _run_halves(x, cut[0], run, total, backwards=backwards)
                 continue
             for layer in run:
                 x, contrib = layer.inverse(x) if backwards else layer(x)
-                _check_contrib(contrib, layer, x.shape[:1])
-                total = total + contrib  # never +=: a contribution may be an expanded view
-        return x, x.new_zeros(x.shape[0]) if isinstance(total, float) else total
+                total = _added(total, contrib, layer, x.shape[:1])
+        return x, x.new_zeros(x.shape[0]) if total is None else total
 
     def record(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         dropped = []
@@ -238,10 +236,10 @@ def _runs(layers: Iterable[Transform]) -> list[tuple[tuple[int, int] | None, lis
 
 
 def _run_halves(
-    x: Tensor, k: int, layers: Iterable[Transform], *, backwards: bool
+    x: Tensor, k: int, layers: Iterable[Transform], total: Tensor | None, *, backwards: bool
 ) -> tuple[Tensor, Tensor]:
     """Couplings of the features before k and after it: cut once for all, not once for each."""
-    halves, total, batch = list(x.split([k, x.shape[1] - k], dim=1)), 0.0, x.shape[:1]
+    halves, batch = list(x.split([k, x.shape[1] - k], dim=1)), x.shape[:1]
     for layer in layers:
         back = backwards
         while type(layer) is Inverse:  # isinstance would ask the abstract class, which is slow
@@ -249,8 +247,7 @@ def _run_halves(
         written = 0 if layer.writes.start == 0 else 1
         move = layer.move_back if back else layer.move
         halves[written], contrib = move(halves[written], layer.ask(halves[1 - written]))
-        _check_contrib(contrib, layer, batch)
-        total = total + contrib
+        total = _added(total, contrib, layer, batch)
     return torch.cat(halves, dim=1), total
 
 
@@ -259,12 +256,16 @@ def may_look(validate: bool) -> bool:
     return validate and not torch.compiler.is_compiling()
 
 
-def _check_contrib(contrib: Tensor, layer: Transform, batch: torch.Size) -> None:
+def _added(
+    total: Tensor | None, contrib: Tensor, layer: Transform, batch: torch.Size
+) -> Tensor:
+    """total + contrib, never +=: a contribution may be an expanded view."""
     if contrib.shape != batch:
         raise ValueError(
             f"{type(layer).__name__} returned a contribution of shape {tuple(contrib.shape)}, "
             f"expected {tuple(batch)}; sum it over every dimension but the batch (sum_event)"
         )
+    return contrib if total is None else total + contrib
 
 
 def checked_count(value: object, what: str, *, least: int = 1, of: str = "") -> int:

@@ -89,7 +89,7 @@ def _order_scripts(page: str, static: Path, search: bool) -> str:
     for script in scripts:
         head = head.replace(script, "", 1)
     unused = r"fontawesome" if search else r"fontawesome|searchtools|language_data|searchindex"
-    kept = [s for s in scripts if not re.search(rf' src="[^"]*\b(?:{unused})\.js', s)]
+    kept = [s for s in scripts if not re.match(rf'<script[^>]* src="[^"]*\b(?:{unused})\.js', s)]
     if len(scripts) - len(kept) != (1 if search else 4):
         raise ValueError("the theme's unused scripts are not as expected: see what it loads now")
     mathjax = next((s for s in kept if "/tex-chtml.js" in s), None)
@@ -107,7 +107,7 @@ def _order_scripts(page: str, static: Path, search: bool) -> str:
             address = re.search(r'src="([^"]*)"', mathjax)[1]
             script = script.replace("<script", f'<script data-mathjax="{address}"')
             load = f'<link rel="preload" as="script" fetchpriority="low" href="{address}">\n'
-        elif " src=" in script and " defer" not in script:
+        elif re.match(r"<script\b(?=[^>]* src=)(?![^>]* defer)", script):
             script = script.replace("<script", "<script defer")
         out.append(script)
     # The theme would set it when its script runs, and have the whole page styled anew.
