@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from .fused import Step
+from .nets import MLP
 from .transform import Transform, check_width, checked_block, sum_event
 
 Blocks = slice | Sequence[slice] | None
@@ -102,6 +104,22 @@ class Coupling(Transform):
         # under autocast only the network runs in half precision
         return out if out.dtype == seen.dtype else out.to(seen.dtype)
 
+    def step(self, back: bool, widths: tuple[int, int]) -> tuple[Step, list[Tensor]] | None:
+        """This layer for `fused.run`, with its weights; None if it has a way of its own."""
+        own = type(self)
+        if PLAIN.get(own) != [getattr(own, name, None) for name in METHODS]:
+            return None  # also where a method was replaced afterwards
+        found = self.net.plain() if type(self.net) is MLP else None
+        if found is None:
+            return None
+        weights, activations = found
+        written = 0 if self.writes.start == 0 else 1
+        fits = widths[1 - written], self.per_feature * widths[written]
+        if (weights[0].shape[1], weights[-2].shape[0]) != fits:
+            return None  # the usual way says what does not fit
+        clamp = getattr(self, "clamp", None)
+        return Step(written, own is AffineCoupling, back, clamp, activations), weights
+
     @abstractmethod
     def move(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """The written block moved by `params`, and its contribution (B,)."""
@@ -184,3 +202,8 @@ class AffineCoupling(Coupling):
         if self.clamp is not None:  # bounds the amplification: early training stays stable
             log_s = self.clamp * torch.tanh(log_s / self.clamp)
         return log_s, m
+
+
+# What `fused` writes out, as it stood when that was written.
+METHODS = ("forward", "inverse", "ask", "move", "move_back", "_log_s_and_m")
+PLAIN = {c: [getattr(c, n, None) for n in METHODS] for c in (AdditiveCoupling, AffineCoupling)}

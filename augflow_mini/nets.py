@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fused import BACK, IN_PLACE, watched
 from .transform import checked_count
 
 
@@ -56,8 +57,21 @@ class MLP(nn.Module):
             )
         return run(self.layers, x if self.inputs else x.new_ones(x.shape[0], 1))
 
-
-IN_PLACE = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
+    def plain(self) -> tuple[list[Tensor], list[type]] | None:
+        """Weights and activations, where all that happens here is products and these by turns."""
+        layers = self.layers
+        if type(self) is not MLP or not self.inputs or watched(self) or watched(layers):
+            return None
+        weights, activations = [], []
+        for i, layer in enumerate(layers._modules.values()):
+            kind = type(layer)
+            if watched(layer) or (kind not in BACK if i % 2 else kind is not nn.Linear):
+                return None
+            if i % 2:
+                activations.append(kind)
+            else:
+                weights += layer._parameters.values()
+        return weights, activations
 
 
 def run(layers: nn.Sequential, h: Tensor) -> Tensor:
@@ -67,7 +81,7 @@ def run(layers: nn.Sequential, h: Tensor) -> Tensor:
     """
     fresh = False
     for layer in layers._modules.values():
-        kind = None if layer._forward_hooks or layer._forward_pre_hooks else type(layer)
+        kind = None if watched(layer) else type(layer)
         if kind is nn.Linear:
             h, fresh = F.linear(h, *layer._parameters.values()), True
             continue

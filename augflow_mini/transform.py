@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from . import fused
+
 
 def sum_event(t: Tensor) -> Tensor:
     """Sum over every dimension but the batch: (B, ...) -> (B,)."""
@@ -140,7 +142,8 @@ class Chain(Transform):
         total = None
         for cut, run in _runs(layers):
             if cut is not None and cut[1] == x.shape[1]:
-                x, total = _run_halves(x, cut[0], run, total, backwards=backwards)
+                x, contrib = _run_halves(x, cut[0], run, backwards=backwards)
+                total = contrib if total is None else total + contrib
                 continue
             for layer in run:
                 x, contrib = layer.inverse(x) if backwards else layer(x)
@@ -236,14 +239,21 @@ def _runs(layers: Iterable[Transform]) -> list[tuple[tuple[int, int] | None, lis
 
 
 def _run_halves(
-    x: Tensor, k: int, layers: Iterable[Transform], total: Tensor | None, *, backwards: bool
+    x: Tensor, k: int, layers: Iterable[Transform], *, backwards: bool
 ) -> tuple[Tensor, Tensor]:
     """Couplings of the features before k and after it: cut once for all, not once for each."""
-    halves, batch = list(x.split([k, x.shape[1] - k], dim=1)), x.shape[:1]
+    turned, widths = [], (k, x.shape[1] - k)
     for layer in layers:
         back = backwards
         while type(layer) is Inverse:  # isinstance would ask the abstract class, which is slow
             layer, back = layer.layer, not back
+        turned.append((layer, back))
+    if fused.possible(x):
+        plan = fused.plan(turned, widths)
+        if plan is not None:
+            return fused.run(x, k, *plan)
+    halves, total, batch = list(x.split(widths, dim=1)), None, x.shape[:1]
+    for layer, back in turned:
         written = 0 if layer.writes.start == 0 else 1
         move = layer.move_back if back else layer.move
         halves[written], contrib = move(halves[written], layer.ask(halves[1 - written]))
@@ -256,9 +266,7 @@ def may_look(validate: bool) -> bool:
     return validate and not torch.compiler.is_compiling()
 
 
-def _added(
-    total: Tensor | None, contrib: Tensor, layer: Transform, batch: torch.Size
-) -> Tensor:
+def _added(total: Tensor | None, contrib: Tensor, layer: Transform, batch: torch.Size) -> Tensor:
     """total + contrib, never +=: a contribution may be an expanded view."""
     if contrib.shape != batch:
         raise ValueError(
