@@ -11,6 +11,7 @@ networks alone, without the book-keeping of a flow. Libraries that are not insta
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.metadata
 import importlib.util
 import json
@@ -28,7 +29,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from augflow_mini import Flow, StandardNormal, __version__, anf, count_parameters, realnvp
+from augflow_mini import Flow, StandardNormal, __version__, anf, count_parameters, fused, realnvp
 from benchmarks import images, peers
 
 LIBRARIES = ("normflows", "nflows", "zuko", "FrEIA")
@@ -86,8 +87,29 @@ def samples(model: nn.Module, n: int) -> Callable[[], object]:
     return torch.no_grad()(lambda: model.sample(n))
 
 
+class ByModules(nn.Module):
+    """Our flow without `fused`: every layer and network is called, autograd differentiates."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def _call(self, method: Callable, argument: object) -> Tensor:
+        possible, fused.possible = fused.possible, lambda x: False
+        try:
+            return method(argument)
+        finally:
+            fused.possible = possible
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self._call(self.flow.log_prob, x)
+
+    def sample(self, n: int) -> Tensor:
+        return self._call(self.flow.sample, n)
+
+
 class BareMlps(nn.Module):
-    """The floor: the eight networks on one column, summed."""
+    """The eight networks on one column, summed."""
 
     def __init__(self, nets: list[nn.Module]) -> None:
         super().__init__()
@@ -110,7 +132,8 @@ def flow2d(rounds: int) -> dict:
         torch.manual_seed(0)
         flow = Flow(realnvp(2, couplings=8), StandardNormal(2))
         nets = [layer.net for layer in flow.chain]
-        models = {"ours": flow, "floor": BareMlps([*nets])}
+        models = {"ours": flow, "ours, by modules": ByModules(copy.deepcopy(flow))}
+        models["floor"] = BareMlps([*nets])
         models |= {name: peers.REALNVP[name](nets) for name in installed()}
         x = torch.randn(batch, 2)
         out[str(batch)] = {
