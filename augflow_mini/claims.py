@@ -124,7 +124,8 @@ def _cells(value: Tensor, digits: int) -> list[str]:
     if len(flat) <= 4:
         return [tables.number(v, digits) for v in flat]
     low, high = (tables.number(v, digits) for v in (flat.min(), flat.max()))
-    return [f"{low} to {high} ({len(flat)} values)"]
+    span = low if low == high else f"{low} to {high}"
+    return [f"{span} ({len(flat)} values)"]
 
 
 def _show(

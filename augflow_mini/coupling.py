@@ -106,9 +106,11 @@ class Coupling(Transform):
 
     def step(self, back: bool, widths: tuple[int, int]) -> tuple[Step, list[Tensor]] | None:
         """This layer for `fused.run`, with its weights; None if it has a way of its own."""
-        own = type(self)
+        own, clamp = type(self), getattr(self, "clamp", None)
         if PLAIN.get(own) != [getattr(own, name, None) for name in METHODS]:
-            return None  # also where a method was replaced afterwards
+            return None
+        if not METHODS.isdisjoint(self.__dict__) or isinstance(clamp, Tensor):
+            return None
         found = self.net.plain() if type(self.net) is MLP else None
         if found is None:
             return None
@@ -117,7 +119,6 @@ class Coupling(Transform):
         fits = widths[1 - written], self.per_feature * widths[written]
         if (weights[0].shape[1], weights[-2].shape[0]) != fits:
             return None  # the usual way says what does not fit
-        clamp = getattr(self, "clamp", None)
         return Step(written, own is AffineCoupling, back, clamp, activations), weights
 
     @abstractmethod
@@ -204,6 +205,6 @@ class AffineCoupling(Coupling):
         return log_s, m
 
 
-# What `fused` writes out, as it stood when that was written.
-METHODS = ("forward", "inverse", "ask", "move", "move_back", "_log_s_and_m")
+# What `fused` writes out: a class or a layer in which one of these was replaced goes the usual way.
+METHODS = {"forward", "inverse", "ask", "move", "move_back", "_log_s_and_m"}
 PLAIN = {c: [getattr(c, n, None) for n in METHODS] for c in (AdditiveCoupling, AffineCoupling)}

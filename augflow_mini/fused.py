@@ -2,27 +2,34 @@
 
 On small batches a flow spends its time on calling modules and on autograd's many nodes, not on
 products. Where every network is an `MLP` of plain layers there is nothing to ask a module for, so
-`Chain` hands the run to `run`: two loops over the couplings, one there and one back. In the backward
-loop each line is the derivative of one line of the forward loop, in autograd's own order: gradients
-come out equal bit for bit (`tests/test_fused.py`). Whatever is not plain goes the usual way.
+`Chain` hands such a run to `run`: two loops over the couplings, one there and one back. Each line of
+the loop back is the derivative of a line of the loop there, computed as autograd would, so values and
+gradients are equal bit for bit (`tests/test_fused.py`). The exception: where more than two gradients
+meet in one tensor (a half or a network that is used several times), or data or weights lie transposed
+in memory, a sum has another order and the last bits may differ.
+
+Whoever wants to see the single steps gets them: `possible`, `Coupling.step` and `MLP.plain` look for
+hooks, replaced methods, autocast, compilation and the like, and then modules are called as ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules import module as nn_module
 
-aten = torch.ops.aten
+# An activation overwrites the product before it, which no one else has seen and whose own derivative
+# does not need it.
 IN_PLACE = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
-# Of each activation: g, h = activation(...) -> g times its derivative, written over g.
+# Gradient and result of an activation -> gradient of its input.
 BACK = {
-    nn.ReLU: lambda g, h: aten.threshold_backward.grad_input(g, h, 0, grad_input=g),
-    nn.Tanh: lambda g, h: aten.tanh_backward.grad_input(g, h, grad_input=g),
+    nn.ReLU: lambda g, h: torch.ops.aten.threshold_backward(g, h, 0),
+    nn.Tanh: torch.ops.aten.tanh_backward,
 }
 
 
@@ -36,9 +43,9 @@ class Step(NamedTuple):
     activations: list[type]
 
 
-def watched(module: nn.Module) -> object:
-    """True where someone listens when the module is called, so that it has to be."""
-    return (
+def watched(module: nn.Module) -> bool:
+    """Whether someone listens when the module is called, so that it has to be."""
+    return bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
@@ -47,22 +54,25 @@ def watched(module: nn.Module) -> object:
 
 
 def possible(x: Tensor) -> bool:
-    """Whether products need not be seen one by one: no trace, autocast or transform of functions."""
-    return not (
-        x.dim() != 2
-        or torch.compiler.is_compiling()
-        or torch.is_autocast_enabled(x.device.type)
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+    """Whether products need not be seen one by one. torch has no public names for three of these."""
+    return (
+        x.dim() == 2
+        and not torch.compiler.is_compiling()
+        and not x.is_meta
+        and not torch.is_autocast_enabled(x.device.type)
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and not nn_module._has_any_global_hook()
     )
 
 
 def plan(
-    layers: list[tuple[nn.Module, bool]], widths: tuple[int, int]
+    couplings: Sequence[tuple[nn.Module, bool]], widths: tuple[int, int]
 ) -> tuple[list[Step], list[Tensor]] | None:
     """Steps and weights of couplings, each with whether it is undone; None if one has its own way."""
     steps, weights = [], []
-    for coupling, back in layers:
+    for coupling, back in couplings:
         found = coupling.step(back, widths)
         if found is None:
             return None
@@ -73,41 +83,40 @@ def plan(
 
 def run(x: Tensor, k: int, steps: list[Step], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Couplings of the features before k and after it on x (B, D): (z, contrib)."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights)):
         return _Run.apply(k, steps, x, *weights)
-    return _forward(k, steps, x, weights, None)
+    return _forward(k, steps, x, weights, [])
 
 
 def _forward(
-    k: int, steps: list[Step], x: Tensor, weights: Iterable[Tensor], tape: list[Tensor] | None
+    k: int, steps: list[Step], x: Tensor, weights: Iterable[Tensor], tape: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The run; `tape` gets what the way back needs, for each step in `_backward`'s order."""
+    """The run. For each step `tape` gets the network's input and hidden layers, then for an affine
+    one tanh(log_s / clamp) if it is clamped, what is scaled, and the scale."""
     halves, total, weights = list(x.split([k, x.shape[1] - k], dim=1)), None, iter(weights)
     for written, affine, back, clamp, activations in steps:
         given, h = halves[written], halves[1 - written]
-        kept = [h]
+        tape.append(h)
         for kind in activations:
             h = IN_PLACE[kind](F.linear(h, next(weights), next(weights)))
-            kept.append(h)
+            tape.append(h)
         out = F.linear(h, next(weights), next(weights))
-        if affine:
-            log_s, m = out.chunk(2, dim=1)
-            if clamp is not None:
-                bent = torch.tanh(log_s / clamp)
-                log_s = clamp * bent
-                kept.append(bent)
-            if back:
-                log_s = -log_s
-                given = given - m
-            s = log_s.exp()
-            kept += [given, s]
-            halves[written] = given * s if back else torch.addcmul(m, given, s)
-            contrib = log_s.squeeze(1) if log_s.shape[1] == 1 else log_s.sum(1)
-            total = contrib if total is None else total + contrib
-        else:
+        if not affine:
             halves[written] = given - out if back else given + out
-        if tape is not None:
-            tape += kept
+            continue
+        log_s, m = out.chunk(2, dim=1)
+        if clamp is not None:
+            bent = torch.tanh(log_s / clamp)
+            log_s = clamp * bent
+            tape.append(bent)
+        if back:
+            log_s = -log_s
+            given = given - m
+        s = log_s.exp()
+        tape += [given, s]
+        halves[written] = given * s if back else torch.addcmul(m, given, s)
+        contrib = log_s.squeeze(1) if log_s.shape[1] == 1 else log_s.sum(1)
+        total = contrib if total is None else total + contrib
     total = x.new_zeros(x.shape[0]) if total is None else total
     return torch.cat(halves, dim=1), total
 
@@ -116,56 +125,75 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx, k: int, steps: list[Step], x: Tensor, *weights: Tensor):
         tape: list[Tensor] = []
-        out = _forward(k, steps, x, weights, tape)
+        z, total = _forward(k, steps, x, weights, tape)
+        total = total.clone() if total._is_view() else total  # the caller may write into it
         ctx.k, ctx.steps = k, steps
         ctx.save_for_backward(x, *weights, *tape)
-        return out
+        ctx.set_materialize_grads(False)
+        if not any(step.affine for step in steps):
+            ctx.mark_non_differentiable(total)
+        return z, total
 
     @staticmethod
-    def backward(ctx, grad_z: Tensor, grad_total: Tensor):
-        x, *saved = ctx.saved_tensors
+    def backward(ctx, grad_z: Tensor | None, grad_total: Tensor | None):
         needs = ctx.needs_input_grad[2:]
-        weights, tape = saved[: len(needs) - 1], saved[len(needs) - 1 :]
-        if torch.is_grad_enabled():  # the gradient's own graph is asked for: autograd makes it
-            inputs = [t for t, need in zip([x, *weights], needs, strict=True) if need]
-            out = _forward(ctx.k, ctx.steps, x, weights, None)
-            grads = iter(
-                torch.autograd.grad(
-                    out, inputs, (grad_z, grad_total), create_graph=True, allow_unused=True
-                )
-            )
-            return None, None, *(next(grads) if need else None for need in needs)
-        grads = _backward(ctx.k, ctx.steps, weights, needs[1:], tape, grad_z, grad_total)
-        return None, None, *grads
+        inputs, tape = ctx.saved_tensors[: len(needs)], list(ctx.saved_tensors[len(needs) :])
+        # The gradient's own graph is asked for, or the loss has no z in it: autograd knows how.
+        if torch.is_grad_enabled() or grad_z is None:
+            return None, None, *_again(ctx.k, ctx.steps, inputs, needs, (grad_z, grad_total))
+        return None, None, *_backward(ctx.k, ctx.steps, inputs, needs, tape, grad_z, grad_total)
+
+
+def _again(
+    k: int,
+    steps: list[Step],
+    inputs: Sequence[Tensor],
+    needs: Sequence[bool],
+    grads: tuple[Tensor | None, Tensor | None],
+) -> list[Tensor | None]:
+    """The gradients by running once more, each operation under autograd."""
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, or what the inputs themselves were made of would be counted here and once more there.
+        x, *weights = [None if t is None else t.view_as(t) for t in inputs]
+        out = _forward(k, steps, x, weights, [])
+        asked = [t for t, need in zip([x, *weights], needs, strict=True) if need]
+        pairs = [(o, g) for o, g in zip(out, grads, strict=True) if g is not None]
+        used, given = [o for o, _ in pairs], [g for _, g in pairs]
+        found = iter(
+            torch.autograd.grad(used, asked, given, create_graph=graph, allow_unused=True)
+        )
+    return [next(found) if need else None for need in needs]
 
 
 def _backward(
     k: int,
     steps: list[Step],
-    weights: list[Tensor],
-    needs: tuple[bool, ...],
+    inputs: Sequence[Tensor],
+    needs: Sequence[bool],
     tape: list[Tensor],
     grad_z: Tensor,
-    grad_total: Tensor,
+    grad_total: Tensor | None,
 ) -> list[Tensor | None]:
-    """Gradients of x and of each weight."""
-    half = list(grad_z.split([k, grad_z.shape[1] - k], dim=1))
-    every = grad_total.unsqueeze(1)  # each log-scale counts in the sum
-    grads: list[Tensor | None] = [None] * len(weights)
-    at, tape = len(weights), list(tape)
+    """Gradients of x and of each weight; takes from the end of `tape` what `_forward` put there."""
+    g_halves = list(grad_z.split([k, grad_z.shape[1] - k], dim=1))
+    grads: list[Tensor | None] = [None] * len(inputs)
+    at = len(inputs)  # of the weight whose turn it is: its bias comes after it
     for written, affine, back, clamp, activations in reversed(steps):
-        g = half[written]
+        g_moved = g_halves[written]
         if affine:
             s, given = tape.pop(), tape.pop()
-            g_given, g_log_s = g * s, g * given * s + every
-            half[written] = g_given
-            g_m = -g_given if back else g
+            g_halves[written] = g_given = g_moved * s
+            g_log_s = g_moved * given * s
+            if grad_total is not None:
+                g_log_s = g_log_s + grad_total.unsqueeze(1)
+            g_m = -g_given if back else g_moved
             g_log_s = -g_log_s if back else g_log_s
             if clamp is not None:
-                g_log_s = aten.tanh_backward(g_log_s * clamp, tape.pop()) / clamp
+                g_log_s = torch.ops.aten.tanh_backward(g_log_s * clamp, tape.pop()) / clamp
             g = torch.cat([g_log_s, g_m], dim=1)
-        elif back:
-            g = -g
+        else:
+            g = -g_moved if back else g_moved
         for i in range(len(activations), -1, -1):
             h = tape.pop()
             at -= 2
@@ -173,8 +201,11 @@ def _backward(
                 grads[at] = g.t() @ h
             if needs[at + 1]:
                 grads[at + 1] = g.sum(0)
-            g = g @ weights[at]
+            if at == 1 and not needs[0]:
+                return grads
+            g = g @ inputs[at]
             if i:
                 g = BACK[activations[i - 1]](g, h)
-        half[1 - written] = half[1 - written] + g
-    return [torch.cat(half, dim=1), *grads]
+        g_halves[1 - written] = g_halves[1 - written] + g
+    grads[0] = torch.cat(g_halves, dim=1)
+    return grads

@@ -60,18 +60,39 @@ class MLP(nn.Module):
     def plain(self) -> tuple[list[Tensor], list[type]] | None:
         """Weights and activations, where all that happens here is products and these by turns."""
         layers = self.layers
-        if type(self) is not MLP or not self.inputs or watched(self) or watched(layers):
+        if (
+            type(self) is not MLP
+            or MLP.forward is not FORWARD
+            or "forward" in self.__dict__
+            or self._compiled_call_impl is not None
+            or watched(self)
+            or watched(layers)
+            or not self.inputs
+            or len(layers) % 2 == 0
+        ):
             return None
         weights, activations = [], []
         for i, layer in enumerate(layers._modules.values()):
-            kind = type(layer)
-            if watched(layer) or (kind not in BACK if i % 2 else kind is not nn.Linear):
+            if watched(layer):
                 return None
             if i % 2:
-                activations.append(kind)
+                activations.append(type(layer))
+                if type(layer) not in BACK:
+                    return None
+            elif is_product(layer):
+                weights += [layer._parameters["weight"], layer._parameters["bias"]]
             else:
-                weights += layer._parameters.values()
+                return None
         return weights, activations
+
+
+FORWARD = MLP.forward
+PRODUCT = {"weight", "bias"}
+
+
+def is_product(layer: nn.Module) -> bool:
+    """Whether the layer is `F.linear` with its two parameters: not pruned, replicated or such."""
+    return type(layer) is nn.Linear and layer._parameters.keys() == PRODUCT
 
 
 def run(layers: nn.Sequential, h: Tensor) -> Tensor:
@@ -81,10 +102,11 @@ def run(layers: nn.Sequential, h: Tensor) -> Tensor:
     """
     fresh = False
     for layer in layers._modules.values():
-        kind = None if watched(layer) else type(layer)
-        if kind is nn.Linear:
-            h, fresh = F.linear(h, *layer._parameters.values()), True
+        heard = watched(layer)
+        if not heard and is_product(layer):
+            h, fresh = F.linear(h, layer._parameters["weight"], layer._parameters["bias"]), True
             continue
+        kind = None if heard else type(layer)
         h = IN_PLACE[kind](h) if fresh and kind in IN_PLACE else layer(h)
         fresh = False
     return h

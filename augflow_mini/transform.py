@@ -229,13 +229,19 @@ def _runs(layers: Iterable[Transform]) -> list[tuple[tuple[int, int] | None, lis
     """Neighbours of one cut, together: `itertools.groupby`, which torch 2.6 cannot compile."""
     runs: list[tuple[tuple[int, int] | None, list[Transform]]] = []
     for layer in layers:
-        heard = layer._forward_hooks or layer._forward_pre_hooks  # who listens wants a call
-        cut = None if heard else layer.cut
+        cut = None if _heard(layer) else layer.cut
         if runs and runs[-1][0] == cut:
             runs[-1][1].append(layer)
         else:
             runs.append((cut, [layer]))
     return runs
+
+
+def _heard(layer: nn.Module) -> bool:
+    """Whether someone listens to the layer, or to what is turned round in it, and so wants a call."""
+    while type(layer) is Inverse and not fused.watched(layer):
+        layer = layer.layer
+    return fused.watched(layer)
 
 
 def _run_halves(

@@ -20,7 +20,6 @@ from augflow_mini import (
     Flow,
     Inverse,
     StandardNormal,
-    coupling,
     fused,
 )
 
@@ -104,13 +103,13 @@ def test_equal_bit_for_bit(runs):
 @pytest.mark.parametrize(
     "line, wrong",
     [
-        ("g * given * s + every", "g * given + every"),
-        ("g * given * s + every", "g * given * s"),
-        ("g_m = -g_given if back else g", "g_m = g"),
+        ("g_moved * given * s", "g_moved * given"),
+        ("g_log_s + grad_total.unsqueeze(1)", "g_log_s"),
+        ("g_m = -g_given if back else g_moved", "g_m = g_moved"),
         ("g_log_s = -g_log_s if back else g_log_s", "pass"),
         ("* clamp, tape.pop()) / clamp", "* clamp, tape.pop())"),
-        ("        elif back:\n            g = -g\n", ""),
-        ("half[1 - written] = half[1 - written] + g", "half[1 - written] = g"),
+        ("g = -g_moved if back else g_moved", "g = g_moved"),
+        ("g_halves[1 - written] = g_halves[1 - written] + g", "g_halves[1 - written] = g"),
         ("g = BACK[activations[i - 1]](g, h)", "pass"),
         ("log_s = clamp * bent", "log_s = bent"),
         ("log_s = -log_s", "pass"),
@@ -120,7 +119,7 @@ def test_equal_bit_for_bit(runs):
 )
 def test_a_wrong_line_is_seen(line, wrong, monkeypatch):
     source = Path(fused.__file__).read_text(encoding="utf-8")
-    assert source.count(line) == 1
+    assert source.count(line) == 1, line
     faulty = ModuleType("augflow_mini.faulty")
     exec(compile(source.replace(line, wrong), "faulty", "exec"), faulty.__dict__)
     monkeypatch.setattr(fused, "run", faulty.run)
@@ -139,24 +138,95 @@ def test_two_in_succession_write_the_same_half(runs):
     assert runs == [5]
 
 
+def agree(layers: Chain, x: Tensor, find, runs: list[int]) -> None:
+    """find(layers, x), a list of numbers or None: fused as usually, None at the same places."""
+    runs.clear()
+    found = find(layers, x)
+    assert runs
+    with usual_way():
+        expected = find(layers, x)
+    assert [a is None for a in found] == [b is None for b in expected]
+    for a, b in zip(found, expected, strict=True):
+        assert a is None or torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def chained_and_hooked(layers: Chain, x: Tensor) -> list[Tensor]:
+    """Both runs have the same weights, a middle result is asked for, a weight has a hook."""
+    called = []
+    weights, x = [*layers.parameters()], x.clone().requires_grad_()
+    hook = weights[0].register_hook(lambda g: called.append(1) or 2 * g)
+    y = layers(x)[0]
+    y.retain_grad()
+    z, contrib = layers.inverse(y.tanh())
+    (z.sin().sum(1) + contrib).sum().backward(create_graph=True)
+    first = [y.grad, x.grad, *(w.grad for w in weights)]
+    assert len(called) == 1
+    hook.remove()
+    second = torch.autograd.grad(sum((g**2).sum() for g in first), weights)
+    for w in weights:
+        w.grad = None
+    return [*first, *second]
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")
 def test_derivatives_of_derivatives(runs):
     layers, x = chain((4, 2), nn.Tanh, 2.0).double(), torch.randn(4, 4, dtype=F64)
     x.requires_grad_()
     assert torch.autograd.gradcheck(layers, x)
     assert torch.autograd.gradgradcheck(layers, x)
-    weights = [*layers.parameters()]
+    agree(layers, x.detach(), chained_and_hooked, runs)
+    shared = MLP(2, 4, hidden=(8,), activation=nn.Tanh)
+    halves = [(slice(0, 2), slice(2, 4)), (slice(2, 4), slice(0, 2))]
+    layers = Chain([AffineCoupling(shared, writes=w, reads=r) for w, r in halves]).double()
+    agree(layers, x.detach(), chained_and_hooked, runs)
 
-    def penalty():
+
+@pytest.mark.parametrize("part", ["z", "contrib", "first half"])
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_loss_of_a_part(part, graph, runs):
+    """Where the loss does not reach, a gradient is None and not zero."""
+
+    def find(layers: Chain, x: Tensor) -> list[Tensor | None]:
         z, contrib = layers(x)
-        grads = torch.autograd.grad((z.sum(1) + contrib).sum(), [x, *weights], create_graph=True)
-        return torch.autograd.grad(sum((g**2).sum() for g in grads), weights)
+        loss = {"z": z, "contrib": contrib, "first half": z[:, :2]}[part].square().sum()
+        asked = [*layers.parameters()]
+        return [*torch.autograd.grad(loss, asked, create_graph=graph, allow_unused=True)]
 
-    found = penalty()
-    assert set(runs) == {5}
-    with usual_way():
-        expected = penalty()
-    for a, b in zip(found, expected, strict=True):
-        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+    x = torch.randn(9, 5, dtype=F64)
+    agree(chain((5, 2)).double(), x, find, runs)
+    additive = AdditiveCoupling(MLP(2, 3), writes=slice(2, 5), reads=slice(0, 2))
+    assert not Chain([additive])(x.float())[1].requires_grad
+    huge = chain((5, 2)).double()
+    with torch.no_grad():
+        huge.layers[4].net.layers[-1].bias.fill_(1000)  # exp of it is infinite, the sum is not
+    if part == "contrib":
+        agree(huge, x, find, runs)
+
+
+def test_gradients_of_many_losses_at_once(runs):
+    def find(layers: Chain, x: Tensor) -> list[Tensor]:
+        def density(x):
+            z, contrib = layers(x)
+            return contrib - z.square().sum(1)
+
+        x = x.clone().requires_grad_()
+        rows = torch.eye(len(x), dtype=x.dtype)
+        (batched,) = torch.autograd.grad(density(x), x, rows, is_grads_batched=True)
+        jacobian = torch.autograd.functional.jacobian(density, x, vectorize=True)
+        return [
+            batched,
+            jacobian,
+            torch.autograd.functional.hessian(lambda x: density(x).sum(), x),
+        ]
+
+    agree(chain((4, 2), nn.Tanh).double(), torch.randn(3, 4, dtype=F64), find, runs)
+
+
+def test_the_contribution_can_be_written_into():
+    layer = AffineCoupling(MLP(1, 2), writes=slice(1, 2), reads=slice(0, 1), clamp=1.0)
+    _, contrib = Chain([layer])(torch.randn(3, 2))
+    contrib += 1
+    contrib.sum().backward()
 
 
 def test_frozen_weights_and_a_second_backward(runs):
@@ -173,22 +243,33 @@ def test_frozen_weights_and_a_second_backward(runs):
     assert runs == [5]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, in jvp
+# torch's own, in jvp and in its tracer
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not:UserWarning")
 def test_the_usual_way_where_someone_watches(runs, monkeypatch):
     """Hooks, a replaced method, own networks, autocast, function transforms, compilation."""
     x = torch.randn(9, 4)
     for watch in (
+        lambda c: c.register_forward_hook(lambda *_: None),
         lambda c: c.net.register_forward_hook(lambda *_: None),
         lambda c: c.net.layers.register_forward_pre_hook(lambda *_: None),
         lambda c: c.net.layers[0].register_forward_hook(lambda *_: None),
         lambda c: c.net.layers[1].register_full_backward_hook(lambda *_: None),
         lambda c: nn.utils.parametrizations.weight_norm(c.net.layers[2]),
         lambda c: setattr(c, "net", nn.Sequential(c.net)),
+        lambda c: setattr(c, "clamp", nn.Parameter(torch.tensor(2.0))),
+        lambda c: setattr(c, "move", c.move),
+        lambda c: setattr(c.net, "forward", c.net.forward),
+        lambda c: c.net.compile(backend="eager"),
         lambda c: c.net.layers.__setitem__(1, nn.SiLU()),
+        lambda c: c.net.layers.append(nn.Tanh()),
     ):
-        layers = chain((4, 2))
-        watch(layers.layers[1])
-        layers(x)
+        for layers in (chain((4, 2)), Chain([Inverse(x) for x in chain((4, 2))])):
+            inner = layers.layers[1]
+            watch(inner.layer if isinstance(inner, Inverse) else inner)
+            layers(x)
+            assert 5 not in runs
+    runs.clear()
     layers = chain((4, 2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layers(x)
@@ -196,11 +277,30 @@ def test_the_usual_way_where_someone_watches(runs, monkeypatch):
     torch.func.vmap(lambda x: layers(x[None])[0][0])(x)
     torch.func.jvp(lambda x: layers(x)[0], (x,), (x,))
     torch.compile(layers, backend="aot_eager", fullgraph=True)(x)
-    move = coupling.AffineCoupling.move
-    monkeypatch.setattr(coupling.AffineCoupling, "move", lambda *a: move(*a))
+    chain((4, 2)).to("meta")(x.to("meta"))
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
     layers(x)
+    hook.remove()
+    for owner, name in ((AffineCoupling, "move"), (MLP, "forward")):
+        original = getattr(owner, name)
+        with monkeypatch.context() as m:
+            m.setattr(owner, name, lambda *a, original=original: original(*a))
+            layers(x)
     assert runs == []
-    monkeypatch.undo()
+
+
+def test_a_linear_layer_with_its_weights_in_another_order():
+    """As parametrizations leave it: bias before weight."""
+    layers, x = chain((4, 2)), torch.randn(9, 4)
+    expected = layers(x)
+    linear = layers.layers[1].net.layers[0]
+    nn.utils.parametrizations.weight_norm(linear)
+    nn.utils.parametrize.remove_parametrizations(linear, "weight")
+    assert [*linear._parameters] == ["bias", "weight"]
+    for a, b in zip(layers(x), expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    linear.bias = None
+    layers(x)[0].sum().backward()
 
 
 def test_what_does_not_fit_is_said_the_usual_way(runs):
