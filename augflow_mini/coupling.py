@@ -111,7 +111,8 @@ class Coupling(Transform):
             return None
         if not METHODS.isdisjoint(self.__dict__) or isinstance(clamp, Tensor):
             return None
-        found = self.net.plain() if type(self.net) is MLP else None
+        net = self._modules["net"]  # at a tenth of the time of self.net
+        found = net.plain() if type(net) is MLP else None
         if found is None:
             return None
         weights, activations = found

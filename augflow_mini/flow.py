@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -188,7 +189,7 @@ class Flow(nn.Module):
                 f"Flow got {x.dtype}, its parameters are {like.dtype}; convert the data with "
                 f"x.to({like.dtype}) or the model with flow.to({x.dtype})"
             )
-        if may_look(self.validate) and not x.sum().isfinite() and not x.isfinite().all():
+        if may_look(self.validate) and not isfinite(x.sum().item()) and not x.isfinite().all():
             bad = (~x.isfinite()).flatten(1).any(1).nonzero().flatten()
             raise ValueError(
                 f"Flow got NaN or infinite numbers in {len(bad)} of {x.shape[0]} rows, the first is "

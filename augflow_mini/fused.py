@@ -14,7 +14,7 @@ hooks, replaced methods, autocast, compilation and the like, and then modules ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -85,21 +85,25 @@ def run(x: Tensor, k: int, steps: list[Step], weights: list[Tensor]) -> tuple[Te
     """Couplings of the features before k and after it on x (B, D): (z, contrib)."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights)):
         return _Run.apply(k, steps, x, *weights)
-    return _forward(k, steps, x, weights, [])
+    return _forward(k, steps, x, weights)
 
 
 def _forward(
-    k: int, steps: list[Step], x: Tensor, weights: Iterable[Tensor], tape: list[Tensor]
+    k: int,
+    steps: list[Step],
+    x: Tensor,
+    weights: Iterable[Tensor],
+    keep: Callable[[Tensor], None] = lambda _: None,
 ) -> tuple[Tensor, Tensor]:
-    """The run. For each step `tape` gets the network's input and hidden layers, then for an affine
+    """The run. For each step `keep` gets the network's input and hidden layers, then for an affine
     one tanh(log_s / clamp) if it is clamped, what is scaled, and the scale."""
     halves, total, weights = list(x.split([k, x.shape[1] - k], dim=1)), None, iter(weights)
     for written, affine, back, clamp, activations in steps:
         given, h = halves[written], halves[1 - written]
-        tape.append(h)
+        keep(h)
         for kind in activations:
             h = IN_PLACE[kind](F.linear(h, next(weights), next(weights)))
-            tape.append(h)
+            keep(h)
         out = F.linear(h, next(weights), next(weights))
         if not affine:
             halves[written] = given - out if back else given + out
@@ -108,12 +112,13 @@ def _forward(
         if clamp is not None:
             bent = torch.tanh(log_s / clamp)
             log_s = clamp * bent
-            tape.append(bent)
+            keep(bent)
         if back:
             log_s = -log_s
             given = given - m
         s = log_s.exp()
-        tape += [given, s]
+        keep(given)
+        keep(s)
         halves[written] = given * s if back else torch.addcmul(m, given, s)
         contrib = log_s.squeeze(1) if log_s.shape[1] == 1 else log_s.sum(1)
         total = contrib if total is None else total + contrib
@@ -125,7 +130,7 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx, k: int, steps: list[Step], x: Tensor, *weights: Tensor):
         tape: list[Tensor] = []
-        z, total = _forward(k, steps, x, weights, tape)
+        z, total = _forward(k, steps, x, weights, tape.append)
         total = total.clone() if total._is_view() else total  # the caller may write into it
         ctx.k, ctx.steps = k, steps
         ctx.save_for_backward(x, *weights, *tape)
@@ -156,7 +161,7 @@ def _again(
     with torch.enable_grad():
         # Views, or what the inputs themselves were made of would be counted here and once more there.
         x, *weights = [None if t is None else t.view_as(t) for t in inputs]
-        out = _forward(k, steps, x, weights, [])
+        out = _forward(k, steps, x, weights)
         asked = [t for t, need in zip([x, *weights], needs, strict=True) if need]
         pairs = [(o, g) for o, g in zip(out, grads, strict=True) if g is not None]
         used, given = [o for o, _ in pairs], [g for _, g in pairs]

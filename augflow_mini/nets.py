@@ -59,7 +59,7 @@ class MLP(nn.Module):
 
     def plain(self) -> tuple[list[Tensor], list[type]] | None:
         """Weights and activations, where all that happens here is products and these by turns."""
-        layers = self.layers
+        layers = self._modules["layers"]
         if (
             type(self) is not MLP
             or MLP.forward is not FORWARD
@@ -68,7 +68,7 @@ class MLP(nn.Module):
             or watched(self)
             or watched(layers)
             or not self.inputs
-            or len(layers) % 2 == 0
+            or len(layers._modules) % 2 == 0
         ):
             return None
         weights, activations = [], []
