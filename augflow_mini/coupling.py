@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .fused import Step
+from .fused import METHODS, Step
 from .nets import MLP
 from .transform import Transform, check_width, checked_block, sum_event
 
@@ -206,6 +206,5 @@ class AffineCoupling(Coupling):
         return log_s, m
 
 
-# What `fused` writes out: a class or a layer in which one of these was replaced goes the usual way.
-METHODS = {"forward", "inverse", "ask", "move", "move_back", "_log_s_and_m"}
+# As these are written here; `step` sees if one was replaced.
 PLAIN = {c: [getattr(c, n, None) for n in METHODS] for c in (AdditiveCoupling, AffineCoupling)}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,10 @@ BACK = {
     nn.ReLU: lambda g, h: torch.ops.aten.threshold_backward(g, h, 0),
     nn.Tanh: torch.ops.aten.tanh_backward,
 }
+
+
+# What is written out of a coupling: with one of these replaced it goes the usual way.
+METHODS = {"forward", "inverse", "ask", "move", "move_back", "_log_s_and_m"}
 
 
 class Step(NamedTuple):
@@ -67,10 +72,68 @@ def possible(x: Tensor) -> bool:
     )
 
 
+class Plan:
+    """Steps and weights of a run, and all that would have to change for it to be another.
+
+    To look into every module before each pass takes as long as a small product; to see that nothing
+    changed is a few comparisons.
+    """
+
+    def __init__(
+        self,
+        couplings: list[tuple[nn.Module, bool]],
+        steps: list[Step],
+        weights: list[Tensor | None],
+    ) -> None:
+        self.couplings, self.steps, self.weights = couplings, steps, weights
+        modules = [m for coupling, _ in couplings for m in coupling.modules()]
+        asked = {type(m) for c, _ in couplings for m in (c, c.net)}
+        self.hooks = [
+            hooks
+            for m in modules
+            for hooks in (
+                m._forward_hooks,
+                m._forward_pre_hooks,
+                m._backward_hooks,
+                m._backward_pre_hooks,
+            )
+        ]
+        self.parts = [(m._modules, dict(m._modules)) for m in modules]
+        self.fields = [(m.__dict__, len(m.__dict__)) for m in modules]
+        self.parameters = [
+            (m._parameters, *item) for m in modules for item in m._parameters.items()
+        ]
+        self.clamps = [(c, getattr(c, "clamp", None)) for c, _ in couplings]
+        self.methods = [(kind, n, getattr(kind, n, None)) for kind in asked for n in METHODS]
+
+    def holds(self, couplings: list[tuple[nn.Module, bool]]) -> bool:
+        """Same layers, methods, weights and clamps; no hook, part or attribute was added."""
+        return (
+            self.couplings == couplings
+            and not any(self.hooks)
+            and all(now == then for now, then in self.parts)
+            and all(len(now) == then for now, then in self.fields)
+            and all(now.get(name) is then for now, name, then in self.parameters)
+            and all(getattr(layer, "clamp", None) is then for layer, then in self.clamps)
+            and all(getattr(kind, name, None) is then for kind, name, then in self.methods)
+        )
+
+
+PLANS: WeakKeyDictionary[nn.Module, dict[tuple, Plan]] = WeakKeyDictionary()
+
+
 def plan(
-    couplings: Sequence[tuple[nn.Module, bool]], widths: tuple[int, int]
-) -> tuple[list[Step], list[Tensor]] | None:
-    """Steps and weights of couplings, each with whether it is undone; None if one has its own way."""
+    chain: nn.Module, couplings: list[tuple[nn.Module, bool]], widths: tuple[int, int]
+) -> tuple[list[Step], list[Tensor | None]] | None:
+    """Steps and weights of a chain's couplings, each with whether it is undone.
+
+    None if one of them has its own way.
+    """
+    plans, key = PLANS.setdefault(chain, {}), (couplings[0], widths)
+    known = plans.get(key)
+    if known is not None and known.holds(couplings):
+        return known.steps, known.weights
+    plans.pop(key, None)
     steps, weights = [], []
     for coupling, back in couplings:
         found = coupling.step(back, widths)
@@ -78,6 +141,8 @@ def plan(
             return None
         steps.append(found[0])
         weights += found[1]
+    if all(w is None or w.is_leaf for w in weights):  # others hold a graph that should go
+        plans[key] = Plan(couplings, steps, weights)
     return steps, weights
 
 

@@ -142,13 +142,35 @@ class Chain(Transform):
         total = None
         for cut, run in _runs(layers):
             if cut is not None and cut[1] == x.shape[1]:
-                x, contrib = _run_halves(x, cut[0], run, backwards=backwards)
+                x, contrib = self._run_halves(x, cut[0], run, backwards=backwards)
                 total = contrib if total is None else total + contrib
                 continue
             for layer in run:
                 x, contrib = layer.inverse(x) if backwards else layer(x)
                 total = _added(total, contrib, layer, x.shape[:1])
         return x, x.new_zeros(x.shape[0]) if total is None else total
+
+    def _run_halves(
+        self, x: Tensor, k: int, layers: Iterable[Transform], *, backwards: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Couplings of the features before k and after it: cut once for all, not once for each."""
+        turned, widths = [], (k, x.shape[1] - k)
+        for layer in layers:
+            back = backwards
+            while type(layer) is Inverse:  # isinstance would ask the abstract class, which is slow
+                layer, back = layer.layer, not back
+            turned.append((layer, back))
+        if fused.possible(x):
+            plan = fused.plan(self, turned, widths)
+            if plan is not None:
+                return fused.run(x, k, *plan)
+        halves, total, batch = list(x.split(widths, dim=1)), None, x.shape[:1]
+        for layer, back in turned:
+            written = 0 if layer.writes.start == 0 else 1
+            move = layer.move_back if back else layer.move
+            halves[written], contrib = move(halves[written], layer.ask(halves[1 - written]))
+            total = _added(total, contrib, layer, batch)
+        return torch.cat(halves, dim=1), total
 
     def record(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         dropped = []
@@ -242,29 +264,6 @@ def _heard(layer: nn.Module) -> bool:
     while type(layer) is Inverse and not fused.watched(layer):
         layer = layer.layer
     return fused.watched(layer)
-
-
-def _run_halves(
-    x: Tensor, k: int, layers: Iterable[Transform], *, backwards: bool
-) -> tuple[Tensor, Tensor]:
-    """Couplings of the features before k and after it: cut once for all, not once for each."""
-    turned, widths = [], (k, x.shape[1] - k)
-    for layer in layers:
-        back = backwards
-        while type(layer) is Inverse:  # isinstance would ask the abstract class, which is slow
-            layer, back = layer.layer, not back
-        turned.append((layer, back))
-    if fused.possible(x):
-        plan = fused.plan(turned, widths)
-        if plan is not None:
-            return fused.run(x, k, *plan)
-    halves, total, batch = list(x.split(widths, dim=1)), None, x.shape[:1]
-    for layer, back in turned:
-        written = 0 if layer.writes.start == 0 else 1
-        move = layer.move_back if back else layer.move
-        halves[written], contrib = move(halves[written], layer.ask(halves[1 - written]))
-        total = _added(total, contrib, layer, batch)
-    return torch.cat(halves, dim=1), total
 
 
 def may_look(validate: bool) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -265,6 +267,8 @@ def test_the_usual_way_where_someone_watches(runs, monkeypatch):
         lambda c: c.net.layers.append(nn.Tanh()),
     ):
         for layers in (chain((4, 2)), Chain([Inverse(x) for x in chain((4, 2))])):
+            layers(x)  # what was found plain once is looked at again
+            assert runs.pop() == 5
             inner = layers.layers[1]
             watch(inner.layer if isinstance(inner, Inverse) else inner)
             layers(x)
@@ -281,12 +285,58 @@ def test_the_usual_way_where_someone_watches(runs, monkeypatch):
     hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
     layers(x)
     hook.remove()
+    assert runs == []
     for owner, name in ((AffineCoupling, "move"), (MLP, "forward")):
         original = getattr(owner, name)
+        layers(x)
         with monkeypatch.context() as m:
             m.setattr(owner, name, lambda *a, original=original: original(*a))
             layers(x)
-    assert runs == []
+    assert runs == [5, 5]
+
+
+def test_what_was_changed_after_a_pass_counts(runs):
+    """Another weight, clamp, layer or order; a hook that came and went."""
+    x, layers = torch.randn(9, 4), chain((4, 2), clamp=2.0)
+
+    def put(module: nn.Module, **new: object) -> None:
+        for name, value in new.items():
+            setattr(module, name, value)
+
+    first = layers.layers[1]
+    for change in (
+        lambda: put(first.net.layers[0], weight=nn.Parameter(torch.randn(16, 2))),
+        lambda: put(first.net.layers[0], bias=None),
+        lambda: put(first, clamp=0.5),
+        lambda: put(first, clamp=None),
+        lambda: first.net.layers.__setitem__(1, nn.Tanh()),
+        lambda: put(first, net=MLP(2, 4)),
+        lambda: layers.layers.insert(4, layers.layers.pop(2)),
+        lambda: first.register_forward_hook(lambda *_: None).remove(),
+        lambda: layers.double() and layers.float(),
+        lambda: first.net.layers[0].weight.data.mul_(2),
+    ):
+        layers(x)
+        change()
+        runs.clear()
+        found = layers(x)
+        assert runs == [5]
+        with usual_way():
+            expected = layers(x)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_nothing_is_held():
+    """Neither a chain nor weights that were lent to it, with the graph that made them."""
+    x, layers = torch.randn(9, 4), chain((4, 2))
+    layers(x)
+    lent = {name: (2 * p).requires_grad_() * 1 for name, p in layers.named_parameters()}
+    torch.func.functional_call(layers, lent, (x,))
+    held = weakref.ref(next(iter(lent.values()))), weakref.ref(layers)
+    del lent, layers
+    gc.collect()
+    assert [ref() for ref in held] == [None, None]
 
 
 def test_a_linear_layer_with_its_weights_in_another_order():
