@@ -48,14 +48,18 @@ class Step(NamedTuple):
     activations: list[type]
 
 
+def _hooks(module: nn.Module) -> tuple[dict, ...]:
+    return (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+
+
 def watched(module: nn.Module) -> bool:
     """Whether someone listens when the module is called, so that it has to be."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
+    return any(_hooks(module))
 
 
 def possible(x: Tensor) -> bool:
@@ -88,16 +92,7 @@ class Plan:
         self.couplings, self.steps, self.weights = couplings, steps, weights
         modules = [m for coupling, _ in couplings for m in coupling.modules()]
         asked = {type(m) for c, _ in couplings for m in (c, c.net)}
-        self.hooks = [
-            hooks
-            for m in modules
-            for hooks in (
-                m._forward_hooks,
-                m._forward_pre_hooks,
-                m._backward_hooks,
-                m._backward_pre_hooks,
-            )
-        ]
+        self.hooks = [hooks for m in modules for hooks in _hooks(m)]
         self.parts = [(m._modules, dict(m._modules)) for m in modules]
         self.fields = [(m.__dict__, len(m.__dict__)) for m in modules]
         self.parameters = [
@@ -142,6 +137,8 @@ def plan(
         steps.append(found[0])
         weights += found[1]
     if all(w is None or w.is_leaf for w in weights):  # others hold a graph that should go
+        if len(plans) > 100:  # a chain whose layers are replaced again and again
+            plans.clear()
         plans[key] = Plan(couplings, steps, weights)
     return steps, weights
 
