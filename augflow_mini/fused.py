@@ -34,6 +34,12 @@ BACK = {
 }
 
 
+EVERYWHERE = (  # hooks of all modules
+    nn_module._global_forward_hooks,
+    nn_module._global_forward_pre_hooks,
+    nn_module._global_backward_hooks,
+    nn_module._global_backward_pre_hooks,
+)
 # What is written out of a coupling: with one of these replaced it goes the usual way.
 METHODS = {"forward", "inverse", "ask", "move", "move_back", "_log_s_and_m"}
 
@@ -63,7 +69,7 @@ def watched(module: nn.Module) -> bool:
 
 
 def possible(x: Tensor) -> bool:
-    """Whether products need not be seen one by one. torch has no public names for three of these."""
+    """Whether products need not be seen one by one. torch has no public names for some of these."""
     return (
         x.dim() == 2
         and not torch.compiler.is_compiling()
@@ -72,7 +78,7 @@ def possible(x: Tensor) -> bool:
         and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
-        and not nn_module._has_any_global_hook()
+        and not any(EVERYWHERE)
     )
 
 
