@@ -246,7 +246,7 @@ def test_frozen_weights_and_a_second_backward(runs):
 
 
 # torch's own, in jvp and in its tracer
-@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not:UserWarning")
 def test_the_usual_way_where_someone_watches(runs, monkeypatch):
     """Hooks, a replaced method, own networks, autocast, function transforms, compilation."""

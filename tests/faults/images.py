@@ -110,6 +110,11 @@ FAULTS = {
         None,
         ('late(3, "trained")', 'late(3, "untrained")'),
     ),
+    "log-likelihood for bits": (
+        ["images-10", "images-11", "images-12"],
+        None,
+        ('n: torch.tensor(r["metrics"]', 'n: -torch.tensor(r["metrics"]'),
+    ),
     "compared across sizes": (
         ["images-7"],
         None,
