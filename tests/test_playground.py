@@ -314,6 +314,9 @@ MEASURED = """() => {
   return flow && steps === model.get("shown").steps;
 }"""
 
+# "computing" stands in the status line until a frame after the measurement
+TOLD = r"() => /NLL, nats\s*=\s*\d/.test(document.querySelector('[role=status]').innerText)"
+
 
 def value(page, name: str) -> float:
     return float(re.search(rf"{name} = (-?[\d.]+)", status(page))[1])
@@ -328,6 +331,7 @@ def test_train_pause_step_and_reset(show):
     widget = Playground(**SMALL)
     page = show(widget)
     page.wait_for_function(MEASURED)
+    page.wait_for_function(TOLD)
     assert page.evaluate("model.get('shown').steps") == 0  # nothing trains before it is asked to
     first = status(page)
     start = page.evaluate("model.get('shown')")
@@ -350,9 +354,7 @@ def test_train_pause_step_and_reset(show):
     page.get_by_label("width").press("End")
     press(page, "Reset")
     page.wait_for_function("() => model.get('trained').steps === 0 && model.get('width') === 4")
-    page.wait_for_function(  # "computing" stands there for a frame
-        r"() => /NLL, nats\s*=\s*\d/.test(document.querySelector('[role=status]').innerText)"
-    )
+    page.wait_for_function(TOLD)
     assert value(page, "NLL, nats") == float(re.search(r"NLL, nats = (-?[\d.]+)", first)[1])
 
 

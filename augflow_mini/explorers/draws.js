@@ -1,5 +1,5 @@
 /* Noise from a seed. Number i is a function of seed and i alone, so Python makes the same draws
-   (draws.py) and a test can hand them to torch. Good for pictures, not for science. */
+   (draws.py). Good for pictures, not for science. */
 
 /* Spread every bit of a 32-bit number over all others: the last step of Appleby's MurmurHash3. */
 function scramble(h) {
