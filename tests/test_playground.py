@@ -374,6 +374,7 @@ def test_every_setting_names_itself(show):
     page.get_by_label("noise").press("Home")
     assert "No such model's true NLL is below 3.7726" in status(page)
     page.wait_for_function(MEASURED)
+    page.wait_for_function(TOLD)
     assert value(page, "gap") == 0
     page.locator("label", has_text="data").locator("select").select_option("two modes, 1-D")
     page.wait_for_function(MEASURED)
