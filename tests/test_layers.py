@@ -36,6 +36,7 @@ from augflow_mini import (
     variational_dequantize,
     vflow,
 )
+from augflow_mini.nets import run
 
 F64 = torch.float64
 
@@ -220,6 +221,17 @@ def test_carry_puts_noise_strictly_inside_its_bin():
 def test_mlp_is_its_layers_bit_for_bit(activation):
     net, x = MLP(3, 2, activation=activation), torch.randn(7, 3)
     assert torch.equal(net(x), net.layers(x))
+
+
+def test_an_activation_overwrites_nothing_that_another_one_has_seen():
+    """Neither the input nor what a hook was given; only a product that stands right before it."""
+    net, x, seen = MLP(3, 2, hidden=(4,)), torch.randn(7, 3), []
+    before = x.clone()
+    run(nn.Sequential(nn.ReLU(), nn.Tanh()), x)
+    assert torch.equal(x, before)
+    net.layers[0].register_forward_hook(lambda _, args, out: seen.append(out))
+    net(x)
+    assert (seen[0] < 0).any()
 
 
 def test_mlp_calls_what_is_watched_or_reparametrised():
