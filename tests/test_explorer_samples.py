@@ -286,6 +286,9 @@ def test_floors_in_the_page(show):
         assert f"{widget.computed[key]:.4f}" in status(page)
     page.get_by_role("combobox").select_option("two modes")
     assert "It proves nothing here" in status(page)
+    assert "augmentation cannot help" in status(page)
+    page.get_by_role("slider", name="steepness").press("End")
+    assert "0.00000033 nats: here steepness is hardly a limit" in status(page)
     hidden = show(FloorsExplorer(), "#floors?noise=3&log10_steepness=1.234567&target=nowhere")
     assert "F(3), nats = 0.0411" in status(
         hidden

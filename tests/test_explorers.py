@@ -330,7 +330,7 @@ def test_closed_form_gives_the_known_values(page):
         got = page.evaluate(
             """(x) => {
                  const s = M.scalarAnf({ a: 0.7, b: 0.3, c: 1.1, d: 0.6 }, x);
-                 return [s.logProb, s.gap, ...[1, 2, 3].map((k) => M.iwGap(s, k))];
+                 return [s.logProb, s.gap, ...M.iwGaps(s, [1, 2, 3])];
                }""",
             x,
         )

@@ -143,13 +143,16 @@ function render(context) {
       ? [["trained: NLL", fixed(mean(best.nll), 3), "blue"], ["its gap", fixed(mean(best.loss) - mean(best.nll), 3), "purple"],
         ["NLL + gap", fixed(mean(best.loss), 3), "orange"]]
       : [];
+    const least = fixed(excess, excess < 1e-6 ? 8 : excess < 1e-3 ? 6 : 4), limit = excess < 1e-3
+      ? `a sampler of this steepness need not lose more than ${least} nats: here steepness is hardly a limit.`
+      : `a sampler of this steepness loses at least ${least} nats with any number of noise dimensions; there `
+        + "augmentation cannot help.";
     page.say([
       [`F(${k}), nats`, `${atMost ? "at most " : ""}${fixed(value, value < 1e-3 ? 6 : 4)}`, "muted"],
       ...(floors.entropy === undefined ? [] : [["entropy + F", fixed(floors.entropy + value, 3), "muted"]]), ...trained,
-      [`least excess, L = ${fixed(L, L < 20 ? 2 : 0)}`, fixed(excess, excess < 0.001 ? 6 : 4), "ink"],
+      [`least excess, L = ${fixed(L, L < 20 ? 2 : 0)}`, least, "ink"],
       ["mass in the valley", fixed(bridge, 4), "blue"], ["the data's", fixed(leftInValley(valley), 4), "green"],
-    ], `${target}, D_E = ${k}. ${verdict(target, floors, dots, k)} Two modes: a sampler of this steepness loses at least `
-      + `${fixed(excess, excess < 0.001 ? 6 : 3)} nats with any number of noise dimensions; there augmentation cannot help.`);
+    ], `${target}, D_E = ${k}. ${verdict(target, floors, dots, k)} Two modes: ${limit}`);
     return { target, noise: k, log10_steepness: log10L, floor: value, excess, valley, kappa, bridge };
   }
 

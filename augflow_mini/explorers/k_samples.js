@@ -1,4 +1,4 @@
-import { iwGap, scalarAnf } from "./closed_form.js";
+import { iwGaps, scalarAnf } from "./closed_form.js";
 import { normals } from "./draws.js";
 import { fixed, mount } from "./base.js";
 import { Plot, atLeast, clear } from "./plot.js";
@@ -7,6 +7,7 @@ import { Plot, atLeast, clear } from "./plot.js";
    and the sandwich on the model's own samples. log p(x) is a formula, so all errors are known. */
 
 const DOUBLINGS = 10, MOST = 1 << DOUBLINGS, REPEATS = 40, OWN = 200;   // as in k_samples.py
+const DOUBLED = Array.from({ length: DOUBLINGS + 1 }, (_, j) => 1 << j);
 
 /* log w(e) - log p(x) = log p(e | x) - log q(e). */
 export const logRatio = ({ mean, variance }, e) => 0.5 * (e * e - (e - mean) ** 2 / variance - Math.log(variance));
@@ -113,7 +114,7 @@ function drawBound(svg, { width, tall }, runs, gaps, log2K) {
   plot.add("path", { d: band, class: "afx-area afx-soft", fill: "var(--afx-orange)" });
   plot.line(plot.X(log2K), plot.top, plot.X(log2K), bottom, "afx-mark");
   plot.curve([0, DOUBLINGS], [0, 0], "blue");
-  plot.curve(K_TICKS, gaps.map((gap) => -gap), "orange", "dash");
+  plot.curve(steps, gaps.map((gap) => -gap), "orange", "dash");
   plot.curve(steps, runs[0].map(({ value }) => value), "orange");
   const { value } = runs[0][log2K];
   plot.add("circle", { cx: plot.X(log2K), cy: plot.Y(value), r: 4.5, fill: "var(--afx-orange)" });
@@ -191,14 +192,14 @@ function render(context) {
   const bounds = keep((mean, variance, seed) => ratios(mean, variance, seed).map(running));
   const enclosed = keep((a, b, c, d, seed, log2K) => sandwich({ a, b, c, d }, own(seed + 1000), log2K));
   const single = keep((a, b, c, d, seed) => sandwich({ a, b, c, d }, own(seed + 1000), 0));
-  const expected = keep((mean, variance, gap) => K_TICKS.map((j) => iwGap({ mean, variance, gap }, 1 << j)));
+  const expected = keep((mean, variance, gap) => iwGaps({ mean, variance, gap }, DOUBLED));
 
   function draw(page) {
     const [a, b, c, d, x, log2K, seed] = ["a", "b", "c", "d", "x", "log2_k", "seed"].map((name) => page.get(name));
     const at = scalarAnf({ a, b, c, d }, x), K = 1 << log2K;
     const { mean, variance, gap, logProb } = at;
     const runs = bounds(mean, variance, seed), gaps = expected(mean, variance, gap);
-    const gapK = log2K % 2 ? iwGap(at, K) : gaps[log2K / 2], { value, ess } = runs[0][log2K];
+    const gapK = gaps[log2K], { value, ess } = runs[0][log2K];
     const one = single(a, b, c, d, seed), many = enclosed(a, b, c, d, seed, log2K);
     const values = runs.map((run) => logProb + run[log2K].value), [runMean, runSe] = meanAndError(values);
 
