@@ -249,9 +249,16 @@ def test_an_estimate_counts_steps_seeds_and_evaluation(monkeypatch):
 
 def test_timing_gives_ratios_to_the_floor_and_to_the_first(tmp_path):
     small = ["--modes", "eager", "--device", "cpu", "--batch", "2", "--steps", "4"]
-    assert images.main(["timing", "tiny-3ch", *small, "--out", str(tmp_path)]) == 0
-    first, second = json.loads((tmp_path / "timing-tiny-3ch.json").read_text())
+    out = ["--out", str(tmp_path), "--records", str(tmp_path), "--seal"]
+    assert images.main(["timing", "tiny-3ch", *small, *out]) == 0
+    record = load_record("timing-tiny-3ch", folder=tmp_path)
+    first, second = record["rows"]
     assert first["tf32"] and not second["tf32"] and second["device"] == "cpu"
+    assert first["amp"] is second["amp"] is None and first["peak_mib"] > 50
+    assert record["setup"]["batch"] == 2 and record["run_on"]["device"] == "cpu"
+    setup = image_setups.setups()["tiny-3ch"]
+    flow = build(setup.model, setup.shape, **setup.options)
+    assert record["parameters"] == sum(p.numel() for p in flow.parameters())
     assert first["over_floor"] == first["step_ms"] / first["floor_ms"] > 1
     assert second["faster_than_first"] == first["step_ms"] / second["step_ms"]
 

@@ -56,6 +56,7 @@ def _channels(start: str, end: str = "") -> tuple[str, ...]:
 
 
 _MNIST = ("vae", "anf-2", "anf-4", "hanf", "glow", "flowpp", "vflow")
+_SHORT = ("vae", "anf-2", "hanf", "glow", "vflow")
 _PAPER = ("cifar10-flowpp-paper", "cifar10-vflow-paper")
 PROGRAMMES: dict[str, tuple[Job, ...]] = {
     "gpu": (
@@ -67,10 +68,11 @@ PROGRAMMES: dict[str, tuple[Job, ...]] = {
         Job("the family on MNIST", "train", tuple(f"mnist-{n}" for n in _MNIST)),
     ),
     "chapter": (  # what chapter 12 shows; minutes on a small GPU, an hour and more on a CPU
-        Job("MNIST", "train", tuple(f"mnist-cpu-{n}" for n in ("vae", "anf-2", "glow", "vflow"))),
+        Job("MNIST", "train", tuple(f"mnist-cpu-{n}" for n in _SHORT)),
         Job("equal budget at 8 x 8 pixels", "train", _channels("small"), (0, 1)),
         Job("CIFAR-10 at 32 x 32", "train", ("cifar10-cpu-3ch", "cifar10-cpu-6ch")),
-        Job("learned dequantisation", "train", ("small-3ch-variational",)),
+        Job("learned dequantisation", "train", ("small-3ch-variational",), (0, 1)),
+        Job("longer, and wider", "train", ("small-3ch-long", "small-6ch-long", "wide-6ch")),
     ),
     "tiny": (  # the same on computed images, for proofs
         Job("step time", "timing", ("tiny-3ch",)),

@@ -94,6 +94,13 @@ def setups() -> dict[str, Setup]:
         if not extra:  # what the noise is learned with, width pays (384,400 parameters)
             learned = dict(small, filters=24, dequant_blocks=1, dequant_filters=10)
             out["small-3ch-variational"] = replace(out["small-3ch"], options=learned, probe=False)
+        if extra != 1:  # two explanations to test: longer training, and width beside the budget
+            out[f"small-{channels}ch-long"] = replace(
+                out[f"small-{channels}ch"], steps=4500, probe=False
+            )
+        if extra == 3:  # the width of 3 channels, on top of the budget (648,910 parameters)
+            same_width = dict(small, filters=26)
+            out["wide-6ch"] = replace(out["small-6ch"], options=same_width, probe=False)
         wide = dict(
             extra=extra, filters={0: 56, 1: 51, 3: 49}[extra], blocks=4, heads=1, context=16,
             dequant_filters=32, dequant_blocks=2, posterior_filters=32, posterior_blocks=2,
@@ -132,6 +139,7 @@ def setups() -> dict[str, Setup]:
     for name, model, options in (
         ("vae", "anf", dict(extra=4, steps=1, filters=32)),
         ("anf-2", "anf", dict(extra=4, steps=2, filters=22)),
+        ("hanf", "hierarchical_anf", dict(extra=4, filters=22)),
         ("glow", "glow", dict(steps=4, filters=65)),
         ("vflow", "glow", dict(steps=4, filters=43, extra=1)),
     ):

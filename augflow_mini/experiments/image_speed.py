@@ -7,6 +7,7 @@ operations of a block; a *graph* is recorded once and then started as a whole.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from ..flow import Flow
 from ..image_recipes import compile_parts
 from ..shape import Append
 from ..train import fit, negative_elbo
+from ..trainer import AMP
 
 MODES = ("eager", "compile", "graph", "compile+graph")
 
@@ -61,9 +63,9 @@ def fast_loss(
 
 def _record(module: nn.Module, x: Tensor, amp: str | None) -> Callable[[Tensor], Tensor]:
     """`module` on inputs shaped like x, forward and backward each as one CUDA graph."""
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, None: torch.bfloat16}
     module.train()
-    with torch.autocast("cuda", kinds[amp], enabled=amp is not None, cache_enabled=False):
+    kind = AMP.get(amp, torch.bfloat16)
+    with torch.autocast("cuda", kind, enabled=amp is not None, cache_enabled=False):
         return torch.cuda.make_graphed_callables(module, (x,))
 
 
@@ -125,8 +127,8 @@ def measure(
 
     Returns:
         milliseconds of a step (`step_ms`), of loss and gradient alone (`loss_ms`), of the bare
-        networks forward and backward in the same mode (`floor_ms`); peak memory in MiB; seconds of
-        preparation.
+        networks forward and backward in the same mode (`floor_ms`); peak memory in MiB, on a GPU of
+        its tensors, on a CPU of the whole process so far; seconds of preparation.
     """
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -148,7 +150,7 @@ def measure(
         floor = _record(bare, x, amp) if "graph" in mode else bare
 
         def gradient(objective: Callable[[], Tensor]) -> None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
+            with torch.autocast(device.type, AMP.get(amp), enabled=amp is not None):
                 value = objective()
             value.backward()
             flow.zero_grad(set_to_none=True)
@@ -167,6 +169,10 @@ def measure(
         out["step_ms"] = 1000 * fit(flow, data, steps=steps, **options).seconds / steps
         if device.type == "cuda":
             out["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        elif sys.platform == "linux":  # elsewhere the unit differs, or there is no such call
+            import resource
+
+            out["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         return {
             "mode": mode,
             "amp": amp,

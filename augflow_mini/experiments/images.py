@@ -44,6 +44,7 @@ from .image_records import FOLDER, codec_bits, collect
 from .image_results import KIND, evaluate, finished, probe, provenance, save, say, show
 from .image_setups import Setup, load, prepare, setups
 from .image_speed import MODES, fast_loss, measure
+from .record import provenance as record_provenance
 from .record import write_record
 
 
@@ -198,7 +199,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--every", type=int)
     parser.add_argument("--shards", type=int)
     parser.add_argument("--device")
-    parser.add_argument("--records", type=Path, help="for collect; the library's by default")
+    parser.add_argument("--records", type=Path, help="for collect, --seal; the library's by default")
+    parser.add_argument("--seal", action="store_true", help="for timing: leave a record, too")
     parser.add_argument("--add", action="store_true", help="for collect: to the record's seeds")
     parser.add_argument("--plan", action="store_true", help="of a programme, and no more")
     parser.add_argument("--job", type=int, help="of a programme, and no other")
@@ -264,11 +266,15 @@ def codecs(chosen: dict[str, Setup]) -> int:
 
 
 def timing(chosen: dict[str, Setup], args: argparse.Namespace) -> int:
-    """Step times in every mode, over the floor and against the first; in `timing-NAME.json`."""
+    """Step times in every mode, over the floor and against the first; in `timing-NAME.json`.
+
+    With `--seal` also as a record `timing-NAME`. On a CPU the numbers are float32 unless `--amp`
+    says otherwise, and there are no graphs.
+    """
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tried = [
-        (m, "bf16", False, True) for m in args.modes if device.type == "cuda" or "graph" not in m
-    ]
+    on_gpu = device.type == "cuda"
+    amp = args.amp or ("bf16" if on_gpu else None)
+    tried = [(m, amp, False, True) for m in args.modes if on_gpu or "graph" not in m]
     if "eager" in args.modes:  # what an untuned program does
         tried.insert(0, ("eager", None, True, False))
     for name, setup in chosen.items():
@@ -292,6 +298,10 @@ def timing(chosen: dict[str, Setup], args: argparse.Namespace) -> int:
             say(json.dumps(rows[-1]))
             args.out.mkdir(parents=True, exist_ok=True)
             write_atomic(args.out / f"timing-{name}.json", json.dumps(rows, indent=1).encode())
+        if args.seal:
+            content = {"setup": asdict(setup), "rows": rows, "run_on": record_provenance(str(device))}
+            content["parameters"] = count_parameters(make()[0])
+            say(f"wrote {write_record(f'timing-{name}', content, folder=args.records or FOLDER)}")
     return 0
 
 
