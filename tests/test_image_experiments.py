@@ -457,6 +457,23 @@ def test_a_seed_is_added_to_a_record_whose_runs_are_gone(whole, tmp_path):
         image_records.collect(runs, ["tiny-3ch"], folder, add=True)
 
 
+def test_weights_too_large_for_a_record_stay_with_the_run(whole, tmp_path, monkeypatch):
+    """As those of the million-parameter models: their figures must not be lost for it."""
+    runs = tmp_path / "runs"
+    shutil.copytree(whole, runs)
+    image_records.collect(runs, ["tiny-3ch"], tmp_path, weights=False)
+    figures = load_record("tiny-3ch", folder=tmp_path)
+    monkeypatch.setattr(image_records, "LIMIT", (whole / "tiny-3ch-s0.pt").stat().st_size // 4)
+    image_records.collect(runs, ["tiny-3ch"], tmp_path)
+    assert load_record("tiny-3ch", folder=tmp_path) == figures
+    assert "weights" not in figures and not (tmp_path / "tiny-3ch.pt").exists()
+    with pytest.raises(ValueError, match="has no weights"):
+        load_weights("tiny-3ch", folder=tmp_path)
+    second_seed(runs)
+    image_records.collect(runs, ["tiny-3ch"], tmp_path, add=True)
+    assert load_record("tiny-3ch", folder=tmp_path)["seeds"] == [0, 1]
+
+
 def test_runs_of_different_settings_are_not_averaged(whole, tmp_path):
     runs = tmp_path / "runs"
     shutil.copytree(whole, runs)

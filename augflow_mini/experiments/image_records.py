@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint import load_tensors
+from ..checkpoint import load_tensors, to_bytes
 from ..flow import Flow
 from .image_models import build
 from .image_results import KIND
-from .record import RECORDS, load_record, load_weights, summary, write_record
+from .record import LIMIT, RECORDS, load_record, load_weights, summary, write_record
 
 FOLDER = RECORDS / "images"
 SAME = ("setup", "parameters", "train_sha256", "mode", "amp")  # what the seeds of a record share
@@ -25,7 +25,7 @@ SAME = ("setup", "parameters", "train_sha256", "mode", "amp")  # what the seeds 
 
 def collect(
     runs: str | os.PathLike, names: Sequence[str], folder: str | os.PathLike | None = None,
-    *, add: bool = False,
+    *, add: bool = False, weights: bool = True,
 ) -> list[Path]:  # fmt: skip
     """Write one record for each experiment, over all seeds found, with the first one's weights.
 
@@ -36,6 +36,8 @@ def collect(
         names: experiments; each needs at least one finished run.
         folder: where; the library's `records/images` by default.
         add: keep the seeds and the weights of the record that is there, add the seeds it lacks.
+        weights: with the model, where a record may be so large; else it is of figures alone, and
+            the weights stay in `runs`.
 
     Raises:
         ValueError: no finished run of a name, seeds with different settings or data, or weights
@@ -47,8 +49,9 @@ def collect(
         if not files:
             raise ValueError(f"{runs} holds no finished run of {name!r}; run `train {name}` first")
         results = [json.loads(f.read_text()) for f in files]
+        old = load_record(name, folder=folder) if add else {}
         if add:
-            kept = _results(load_record(name, folder=folder))
+            kept = _results(old)
             seeds = [r["seed"] for r in kept]
             results = kept + [r for r in results if r["seed"] not in seeds]
         for key in SAME:
@@ -57,14 +60,18 @@ def collect(
                     f"{name}: its runs in {runs} differ in {key!r}, so they cannot be averaged; "
                     "keep those of one setting"
                 )
-        if add:
+        state = None
+        if "weights" in old:
             state = load_weights(name, folder=folder)
-        else:
+        elif weights and not add:
             state = load_tensors(files[0].with_suffix(".pt"), kind=KIND)["state"]
-        # Half precision: every install carries the records, and samples need no more.
-        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-        if not all(v.isfinite().all() for v in state.values()):
-            raise ValueError(f"{name}: a weight does not fit half precision; train it again")
+        if state is not None:
+            # Half precision: every install carries the records, and samples need no more.
+            state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+            if not all(v.isfinite().all() for v in state.values()):
+                raise ValueError(f"{name}: a weight does not fit half precision; train it again")
+            if len(to_bytes({"state": state})) > LIMIT - 1024:
+                state = None
         folder.mkdir(parents=True, exist_ok=True)
         paths.append(write_record(name, _content(results), weights=state, folder=folder))
     return paths

@@ -202,6 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--records", type=Path, help="for collect, --seal; the library's by default")
     parser.add_argument("--seal", action="store_true", help="for timing: leave a record, too")
     parser.add_argument("--add", action="store_true", help="for collect: to the record's seeds")
+    parser.add_argument("--no-weights", action="store_false", dest="weights", help="for collect")
     parser.add_argument("--plan", action="store_true", help="of a programme, and no more")
     parser.add_argument("--job", type=int, help="of a programme, and no other")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -226,7 +227,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.what == "codecs":
         return codecs(chosen)
     if args.what == "collect":
-        for path in collect(args.out, args.names, args.records, add=args.add):
+        options = dict(add=args.add, weights=args.weights)
+        for path in collect(args.out, args.names, args.records, **options):
             say(f"wrote {path}")
         return 0
     began = time.perf_counter()
