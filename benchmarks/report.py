@@ -103,7 +103,8 @@ def page(results: dict) -> str:
         "How fast the library is beside four others, and how much memory a bound with many samples",
         f"takes. Measured on {results['threads']} thread of an {results['device']} processor, by "
         "turns: in each of",
-        f"{results['rounds']} rounds every model runs once, and medians of the processor's time are",
+        f"{results['rounds']} rounds ({max(3, results['rounds'] // 6)} for the images) every model "
+        "runs once, and medians of the processor's time are",
         "compared. All models train with the same fused Adam. Versions: "
         + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".",
         "",
@@ -143,15 +144,16 @@ def page(results: dict) -> str:
         "",
         "## Memory of a bound with K samples",
         "",
-        "`Flow.iw_bound` streams over K: time grows with K, memory hardly, since little more",
-        "than the K log-weights themselves is kept (batch 16).",
+        "`Flow.iw_bound` streams over K and keeps running sums in place of the log-weights: time",
+        "grows with K, memory far more slowly (batch 16).",
         "",
         row("K", "seconds", "extra memory, MiB"),
         row("---:", "---:", "---:"),
         *[row(f"{r['k']:,}", f"{r['cpu_s']:.2f}", f"{r['extra_MiB']:.0f}")
           for r in results["importance"]],
         "",
-        "To measure again: `python -m benchmarks.run --out benchmarks/results.json`, then",
+        "To measure again: `python -m benchmarks.run --rounds "
+        f"{results['rounds']} --out benchmarks/results.json`, then",
         "`python -m benchmarks.report > book/performance.md`.",
         "",
     ])  # fmt: skip
