@@ -280,7 +280,7 @@ def timing(chosen: dict[str, Setup], args: argparse.Namespace) -> int:
     if "eager" in args.modes:  # what an untuned program does
         tried.insert(0, ("eager", None, True, False))
     for name, setup in chosen.items():
-        train = load(setup)[0][: max(256, setup.batch)]
+        train = load(setup)[0][: max(32, setup.batch)]
         rows = []
 
         def make(setup: Setup = setup, train: Tensor = train) -> tuple[Flow, Tensor]:

@@ -115,6 +115,22 @@ FAULTS = {
         None,
         ('n: torch.tensor(r["metrics"]', 'n: -torch.tensor(r["metrics"]'),
     ),
+    "the short runs for the long ones": (
+        ["images-14"],
+        None,
+        ("times the steps\": (longer[3], longer[6])", "times the steps\": (record[3], record[6])"),
+    ),
+    "the narrow model for the wide one": (
+        ["images-15"],
+        None,
+        ('records.load_images_record("wide-6ch")', "record[6]"),
+    ),
+    "the codec of another data set": (
+        ["images-13"],
+        None,
+        ("codecs-mnist-1x28x28\")[\"bits\"]", "codecs-cifar10-3x32x32\")[\"bits\"]"),
+    ),
+    "six channels for learned noise": (["images-16"], None, ("small-3ch-variational", "small-6ch")),
     "compared across sizes": (
         ["images-7"],
         None,
