@@ -262,11 +262,12 @@ def image_table() -> str:
     """Every image experiment that has a record, as a Markdown table."""
     setups = image_setups.setups()
     found = [name for name in setups if (image_records.FOLDER / f"{name}.json").exists()]
-    places = {"small": "CIFAR-10 at 8 x 8", "cifar10": "CIFAR-10", "mnist": "MNIST"}
+    places = {"cifar10": "CIFAR-10", "mnist": "MNIST"}
     rows = image_records.table({name: name for name in found})
     head = ["Record", "images", *next(iter(rows.values()))]
     lines = [
-        [f"`{name}`", places[name.split("-")[0]], *cells.values()] for name, cells in rows.items()
+        [f"`{name}`", places[setups[name].data] + (" at 8 x 8" if setups[name].pool > 1 else ""),
+         *cells.values()] for name, cells in rows.items()
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
 

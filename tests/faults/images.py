@@ -111,7 +111,7 @@ FAULTS = {
         ('late(3, "trained")', 'late(3, "untrained")'),
     ),
     "log-likelihood for bits": (
-        ["images-10", "images-11", "images-12"],
+        ["images-10", "images-11", "images-12", "images-17"],
         None,
         ('n: torch.tensor(r["metrics"]', 'n: -torch.tensor(r["metrics"]'),
     ),
